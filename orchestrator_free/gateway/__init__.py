@@ -1,0 +1,1 @@
+"""HTTP: routes, the SSE feed and its transport, problem documents."""

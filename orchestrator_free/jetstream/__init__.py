@@ -1,0 +1,11 @@
+"""The only package that touches NATS: connection, acknowledged publish, log reads, work delivery, presence, objects.
+
+It knows streams, subjects and bytes, not runs or views, and translates every foreign error into the error tree.
+"""
+
+from orchestrator_free.jetstream.log import Log, Message
+from orchestrator_free.jetstream.objects import Objects
+from orchestrator_free.jetstream.wire import Wire, WireOptions
+from orchestrator_free.jetstream.work import Delivery, PullConsumer
+
+__all__ = ["Delivery", "Log", "Message", "Objects", "PullConsumer", "Wire", "WireOptions"]

@@ -1,0 +1,284 @@
+"""Reading and keeping the streams: what is stored, as raw messages, by the cheapest request for each question.
+
+Close to the tail `next_by_subj` from a sequence is exact and fast; a session's present state is one `multi_last`; the
+leader is asked (`STREAM.MSG.GET`) wherever a stale replica would be wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from orchestrator_free import contract
+from orchestrator_free.errors import BrokerError, BrokerTimeout, BrokerUnreachable, ConfigMismatch
+from orchestrator_free.jetstream.wire import Wire
+from orchestrator_free.subjects import LIVE, ROOT, epoch_of, shard_of
+
+_BATCH: Final = 4096
+_MULTI_LAST_LIMIT: Final = 1000
+_STREAM_NOT_FOUND: Final = 10059
+_NO_MESSAGE: Final = 10037
+_IN_USE: Final = 10058
+
+
+@dataclass(slots=True)
+class Message:
+    """A stored message.
+
+    Attributes:
+        previous: sequence of the message before it on the same subject; 0 for the first, -1 where unknown.
+        rollup: it replaced everything before it on its subject.
+    """
+
+    subject: str
+    sequence: int
+    time: str
+    payload: bytes
+    rollup: bool
+    previous: int = -1
+
+
+def _field(header: bytes, name: bytes) -> str:
+    """Return the last value of a header field: the broker appends its own after the publisher's."""
+    start = header.rfind(b"\r\n" + name + b": ")
+    if start < 0:
+        return ""
+    start += len(name) + 4
+    return header[start : header.index(b"\r\n", start)].decode()
+
+
+def live_message(subject: str, payload: bytes, header: bytes) -> Message | None:
+    """Read a republished copy; None if it does not say which stored message it copies."""
+    sequence, stored = _field(header, b"Nats-Sequence"), _field(header, b"Nats-Subject")
+    if not sequence.isdecimal() or subject != LIVE + stored:
+        return None
+    previous = _field(header, b"Nats-Last-Sequence")
+    rollup = b"\r\nNats-Rollup: sub\r\n" in header
+    time = _field(header, b"Nats-Time-Stamp")
+    return Message(stored, int(sequence), time, payload, rollup, int(previous or 0))
+
+
+class _Batch:
+    """Collects the answers of one Direct Get request."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.done: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+
+    def take(self, subject: str, reply: str, payload: bytes, header: bytes) -> None:
+        if header[:9] == b"NATS/1.0 ":
+            if not self.done.done():
+                self.done.set_result((int(header[9:12]), header))
+            return
+        rollup = b"\r\nNats-Rollup: sub\r\n" in header
+        stored, sequence = _field(header, b"Nats-Subject"), int(_field(header, b"Nats-Sequence") or 0)
+        self.messages.append(Message(stored, sequence, _field(header, b"Nats-Time-Stamp"), payload, rollup))
+
+
+class Log:
+    """The streams of one installation over one connection.
+
+    Attributes:
+        shards: number of streams the sessions are spread over.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.shards = 1
+        self._epochs: dict[int, str] = {}
+
+    # -- which stream -------------------------------------------------------------------------------------------
+
+    def shard(self, session: str) -> int:
+        """Return the shard of a session."""
+        return shard_of(session, self.shards)
+
+    def epoch(self, shard: int) -> str:
+        """Return the epoch of a shard's stream, as of the last `refresh`."""
+        return self._epochs[shard]
+
+    async def ensure(self, settings: contract.StreamSettings | None = None) -> None:
+        """Create what is missing; check what is there.
+
+        Args:
+            settings: for creation. None: take an existing installation as it is, or create with the defaults.
+
+        Raises:
+            ConfigMismatch: a stream exists with another structure; nothing is overwritten.
+        """
+        first = await self._find(contract.stream_name(0))
+        if first is not None:
+            found = first["config"].get("metadata", {}).get("orchestrator_free.shards", "1")
+            wanted = settings or contract.StreamSettings(shards=int(found))
+        else:
+            wanted = settings or contract.StreamSettings()
+        self.shards = wanted.shards
+        for shard in range(self.shards):
+            await self._ensure_stream(contract.stream_config(shard, wanted), contract.STRUCTURE)
+        await self._ensure_stream(contract.presence_stream(), ("subjects", "storage", "allow_direct"))
+        await self.refresh()
+
+    async def _find(self, name: str) -> dict[str, Any] | None:
+        try:
+            return await self.wire.api(f"STREAM.INFO.{name}")
+        except (BrokerTimeout, BrokerUnreachable) as error:
+            raise BrokerUnreachable(f"{error}; is JetStream enabled there, and may this user use it?") from error
+        except BrokerError as error:
+            if getattr(error, "code", 0) == _STREAM_NOT_FOUND:
+                return None
+            raise
+
+    async def _ensure_stream(self, config: dict[str, Any], fields: tuple[str, ...]) -> None:
+        found = await self._find(config["name"])
+        if found is None:
+            try:
+                await self.wire.api(f"STREAM.CREATE.{config['name']}", config)
+                return
+            except BrokerError as error:
+                if getattr(error, "code", 0) != _IN_USE:
+                    raise
+                found = await self._find(config["name"]) or {"config": {}}  # somebody else was first
+        lines = contract.differences(config, found["config"], fields)
+        if lines:
+            raise ConfigMismatch(f"stream {config['name']}", lines)
+
+    async def refresh(self) -> None:
+        """Read the epochs again; a stream that was made anew has another."""
+        for shard in range(self.shards):
+            name = contract.stream_name(shard)
+            info = await self.wire.api(f"STREAM.INFO.{name}")
+            self._epochs[shard] = epoch_of(name, info["created"])
+
+    async def info(self, shard: int, *, subjects: str = "") -> dict[str, Any]:
+        """Return STREAM.INFO; with a subject filter also `state.subjects`, all pages of it."""
+        name = f"STREAM.INFO.{contract.stream_name(shard)}"
+        if not subjects:
+            return await self.wire.api(name)
+        found: dict[str, int] = {}
+        while True:
+            info = await self.wire.api(name, {"subjects_filter": subjects, "offset": len(found)})
+            page = info["state"].get("subjects") or {}
+            found.update(page)
+            if not page or len(found) >= info.get("total", 0):
+                info["state"]["subjects"] = found
+                return info
+
+    # -- from the leader ----------------------------------------------------------------------------------------
+
+    async def last(self, shard: int, subject: str) -> Message | None:
+        """Return the last message of a subject or filter, from the leader; None if there is none."""
+        return await self._get(shard, {"last_by_subj": subject})
+
+    async def first(self, shard: int, subject: str) -> Message | None:
+        """Return the first message of a subject or filter, from the leader; None if there is none."""
+        return await self._get(shard, {"seq": 1, "next_by_subj": subject})
+
+    async def _get(self, shard: int, body: dict[str, Any]) -> Message | None:
+        try:
+            found = await self.wire.api(f"STREAM.MSG.GET.{contract.stream_name(shard)}", body)
+        except BrokerError as error:
+            if getattr(error, "code", 0) == _NO_MESSAGE:
+                return None
+            raise
+        message = found["message"]
+        header = base64.b64decode(message.get("hdrs", ""))
+        payload = base64.b64decode(message.get("data", ""))
+        rollup = b"\r\nNats-Rollup: sub\r\n" in header
+        return Message(message["subject"], message["seq"], _trim(message["time"]), payload, rollup)
+
+    # -- by Direct Get ------------------------------------------------------------------------------------------
+
+    async def _direct(self, stream: str, body: dict[str, Any], deadline: float = 20.0) -> tuple[list[Message], int, bytes]:
+        """One Direct Get request; return (messages, status, status header)."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + deadline
+        payload = orjson.dumps(body)
+        while True:
+            batch = _Batch()
+            reply, release = self.wire.inbox(batch.take)
+            try:
+                self.wire.send(f"$JS.API.DIRECT.GET.{stream}", payload, reply=reply)
+                async with asyncio.timeout(5.0):
+                    status, header = await batch.done
+                if status != 503:
+                    return batch.messages, status, header
+            except TimeoutError:
+                pass
+            finally:
+                release()
+            if loop.time() >= end:
+                raise BrokerTimeout(f"no answer to a read of {stream} within {deadline:g} s")
+            await asyncio.sleep(0.1)
+
+    async def read(self, shard: int, subject: str, *, after: int = 0) -> list[Message]:
+        """Return every message of a subject or filter after a sequence, in order."""
+        stream = contract.stream_name(shard)
+        found: list[Message] = []
+        start = after + 1
+        while True:
+            body = {"seq": start, "batch": _BATCH, "next_by_subj": subject}
+            messages, status, header = await self._direct(stream, body)
+            found += messages
+            if status != 204 or not messages or _field(header, b"Nats-Num-Pending") in ("", "0"):
+                return found
+            start = messages[-1].sequence + 1
+
+    async def table(self, shard: int, subject: str) -> list[Message]:
+        """Return the last message of every subject that a filter matches, in order of sequence."""
+        stream = contract.stream_name(shard)
+        messages, status, _ = await self._direct(stream, {"multi_last": [subject], "batch": 1024})
+        if status == 413:
+            info = await self.info(shard, subjects=subject)
+            return await self._table_of(stream, list(info["state"]["subjects"]))
+        return sorted(messages, key=lambda message: message.sequence)
+
+    async def _table_of(self, stream: str, subjects: Sequence[str]) -> list[Message]:
+        found: list[Message] = []
+        for start in range(0, len(subjects), _MULTI_LAST_LIMIT):
+            page = subjects[start : start + _MULTI_LAST_LIMIT]
+            messages, _, _ = await self._direct(stream, {"multi_last": page, "batch": 1024})
+            found += messages
+        return sorted(found, key=lambda message: message.sequence)
+
+    async def names(self, kind: str) -> dict[str, int]:
+        """Return {subject: shard} of all subjects of a kind without further tokens, e.g. `meta`, in all sessions."""
+        found: dict[str, int] = {}
+        for shard in range(self.shards):
+            info = await self.info(shard, subjects=f"{ROOT}.{shard}.*.*.{kind}")
+            found.update(dict.fromkeys(info["state"]["subjects"], shard))
+        return found
+
+    async def purge(self, shard: int, subject: str) -> int:
+        """Delete every message that a filter matches; return how many."""
+        found = await self.wire.api(f"STREAM.PURGE.{contract.stream_name(shard)}", {"filter": subject})
+        return int(found["purged"])
+
+    # -- presence -----------------------------------------------------------------------------------------------
+
+    async def announce(self, key: str, payload: bytes) -> None:
+        """Write a presence entry; it vanishes unless written again within the bucket's TTL."""
+        await self.wire.publish(f"$KV.{contract.PRESENCE_BUCKET}.{key}", payload, deadline=4.0)
+
+    async def withdraw(self, key: str) -> None:
+        """Remove a presence entry at once."""
+        body = {"filter": f"$KV.{contract.PRESENCE_BUCKET}.{key}"}
+        await self.wire.api(f"STREAM.PURGE.KV_{contract.PRESENCE_BUCKET}", body, deadline=2.0)
+
+    async def present(self, prefix: str) -> Iterable[tuple[str, bytes]]:
+        """Return (key, payload) of every live presence entry below a prefix."""
+        head = f"$KV.{contract.PRESENCE_BUCKET}."
+        stream = f"KV_{contract.PRESENCE_BUCKET}"
+        messages, _, _ = await self._direct(stream, {"seq": 1, "batch": 100_000, "next_by_subj": f"{head}{prefix}.>"})
+        return [(message.subject.removeprefix(head), message.payload) for message in messages]
+
+
+def _trim(time: str) -> str:
+    """Return an RFC 3339 time as the broker's headers write it: without zeros at the end of the fraction."""
+    whole, dot, fraction = time.removesuffix("Z").partition(".")
+    fraction = fraction.rstrip("0")
+    return f"{whole}{dot}{fraction}Z" if fraction else f"{whole}Z"

@@ -1,0 +1,65 @@
+"""Large values beside the log, in a standard NATS Object Store bucket, named `<session>/<name>`."""
+
+from __future__ import annotations
+
+import hashlib
+
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.api import StorageType
+from nats.js.errors import BucketNotFoundError, ObjectNotFoundError
+from nats.js.object_store import ObjectStore
+
+from orchestrator_free import contract
+from orchestrator_free.errors import BrokerError
+from orchestrator_free.jetstream.wire import Wire
+
+
+class Objects:
+    """The bucket; opened, or created, at first use."""
+
+    def __init__(self, wire: Wire, *, replicas: int = 1) -> None:
+        self._js = JetStreamContext(wire._client, timeout=10)  # noqa: SLF001 - same package
+        self._replicas = replicas
+        self._store: ObjectStore | None = None
+
+    async def _bucket(self) -> ObjectStore:
+        if self._store is None:
+            try:
+                self._store = await self._js.object_store(contract.OBJECT_BUCKET)
+            except BucketNotFoundError:
+                self._store = await self._js.create_object_store(
+                    contract.OBJECT_BUCKET, storage=StorageType.FILE, replicas=self._replicas
+                )
+        return self._store
+
+    async def put(self, session: str, name: str, data: bytes) -> None:
+        """Store an object; the same name again replaces it."""
+        try:
+            await (await self._bucket()).put(f"{session}/{name}", data)
+        except (NatsError, TimeoutError) as error:
+            raise BrokerError(f"object {name!r} of session {session!r} was not stored: {error}") from error
+
+    async def get(self, session: str, name: str) -> bytes | None:
+        """Return an object, None if there is none."""
+        try:
+            found = await (await self._bucket()).get(f"{session}/{name}")
+        except ObjectNotFoundError:
+            return None
+        except (NatsError, TimeoutError) as error:
+            raise BrokerError(f"object {name!r} of session {session!r} was not read: {error}") from error
+        return found.data or b""
+
+    async def delete(self, session: str, name: str) -> None:
+        """Remove an object; none of that name is no error."""
+        try:
+            await (await self._bucket()).delete(f"{session}/{name}")
+        except ObjectNotFoundError:
+            return
+        except (NatsError, TimeoutError) as error:
+            raise BrokerError(f"object {name!r} of session {session!r} was not deleted: {error}") from error
+
+
+def object_name(data: bytes, label: str) -> str:
+    """Return a name for content: a label and 16 hex digits of its SHA-256, so that retries write the same object."""
+    return f"{label}-{hashlib.sha256(data).hexdigest()[:16]}"

@@ -1,0 +1,276 @@
+"""Reading one session: everything in the log once, in order, from any position, and then whatever comes.
+
+The live tail (republished copies, at most once) gives speed, the log gives truth. A reader subscribes live, asks the
+leader for the session's last sequence as a barrier, reads the log up to it, and joins the two by sequence. After any
+doubt (a hole in a subject's chain, a reconnect, an idle session whose leader knows more) it reads the log again from
+where it stands, before anything later is handed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from orchestrator_free.errors import BrokerError, BrokerTimeout, InvalidEvent, OrchestratorFreeError, PositionLost
+from orchestrator_free.events import Event, decode
+from orchestrator_free.jetstream import Log, Message
+from orchestrator_free.jetstream.log import live_message
+from orchestrator_free.subjects import LIVE, Position, parse, session_filter
+
+_log = structlog.get_logger("orchestrator_free.reader")
+
+#: an idle session is compared with the leader this often
+CHECK_SECONDS: Final = 5.0
+#: what the live tail may hold while the log is being read; beyond it the log is read again
+_HELD: Final = 20_000
+_CAUGHT_UP_SECONDS: Final = 20.0
+
+Sink = Callable[[list["Entry"]], None]
+
+
+class Entry:
+    """A stored message that is a valid event.
+
+    Attributes:
+        message: as stored, with the untouched payload.
+        event: as parsed.
+    """
+
+    __slots__ = ("event", "message")
+
+    def __init__(self, message: Message, event: Event) -> None:
+        self.message = message
+        self.event = event
+
+
+def to_event(message: Message) -> Event | None:
+    """Parse a stored message; None if its subject or payload is not ours."""
+    address = parse(message.subject)
+    if address is None:
+        return None
+    try:
+        return Event(message.sequence, message.time, address, decode(message.payload))
+    except InvalidEvent:
+        return None
+
+
+class Reader:
+    """Hands a session's events to `sink`, in order, each once; runs until closed.
+
+    Attributes:
+        sequence: of the last event handed on.
+        skipped: stored messages that were no events.
+        repairs: how often the log had to fill a hole in the live tail.
+        reset: why the session cannot be followed any further, once that is so.
+    """
+
+    def __init__(self, log: Log, session: str, sink: Sink, on_reset: Callable[[PositionLost], None]) -> None:
+        self._log = log
+        self._sink = sink
+        self._on_reset = on_reset
+        self.session = session
+        self.shard = log.shard(session)
+        self.epoch = log.epoch(self.shard)
+        self.sequence = 0
+        self.skipped = 0
+        self.repairs = 0
+        self._filter = session_filter(self.shard, session)
+        self._chain: dict[str, int] = {}
+        self._held: dict[int, Message] | None = {}
+        self._overflow = False
+        self._task: asyncio.Task[None] | None = None
+        self._doubt = asyncio.Event()
+        self._heard = 0.0
+        self._unsubscribe: Callable[[], None] = lambda: None
+
+    @property
+    def position(self) -> Position:
+        """Where the reader stands."""
+        return Position(self.epoch, self.sequence)
+
+    # -- opening ------------------------------------------------------------------------------------------------
+
+    async def open(self, after: Position | None = None, *, compact: bool = True) -> None:
+        """Read up to the end of the log and go live; the sink has everything when this returns.
+
+        Args:
+            after: where to go on; None for the beginning.
+            compact: the beginning by entities (one request for all finished ones) instead of message by message.
+
+        Raises:
+            PositionLost: the position is of another epoch, trimmed away, or beyond the log's end.
+        """
+        self._unsubscribe = self._log.wire.subscribe(LIVE + self._filter, self._on_live)
+        self._log.wire.on_reconnect.append(self._on_reconnect)
+        try:
+            if after is None or after.sequence == 0:
+                await self._check_epoch(after)
+                await self._read_beginning(compact=compact)
+            else:
+                await self._check_position(after)
+                self.sequence = after.sequence
+                await self._catch_up()
+        except BaseException:
+            self.close()
+            raise
+        self._task = asyncio.create_task(self._watch(), name=f"reader {self.session}")
+
+    async def _check_epoch(self, after: Position | None) -> None:
+        if after is not None and after.epoch != self.epoch:
+            raise PositionLost("recreated", f"the log of {self.session!r} has epoch {self.epoch}, not {after.epoch}")
+
+    async def _check_position(self, after: Position) -> None:
+        await self._check_epoch(after)
+        info = await self._log.info(self.shard)
+        if after.sequence > info["state"]["last_seq"]:
+            raise PositionLost("ahead", f"{after} is beyond the end of the log")
+        first = await self._log.first(self.shard, self._filter)
+        if first is None or first.sequence > after.sequence:
+            raise PositionLost("too_old", f"events of {self.session!r} at {after} are gone")
+
+    async def _read_beginning(self, *, compact: bool) -> None:
+        """Read the present state of every entity, and the deltas of runs that are still open."""
+        barrier = await self._barrier()
+        messages = await (self._entities(barrier) if compact else self._log.read(self.shard, self._filter))
+        self._splice(messages)
+
+    async def _barrier(self) -> int:
+        """Return the session's last sequence as the leader has it."""
+        last = await self._log.last(self.shard, self._filter)
+        return last.sequence if last else 0
+
+    async def _entities(self, barrier: int) -> list[Message]:
+        table = await self._until(barrier, lambda: self._log.table(self.shard, self._filter))
+        whole, partial = [], []
+        for message in table:
+            address = parse(message.subject)
+            keeps_deltas = address is not None and address.kind in ("run", "state") and not message.rollup
+            (partial if keeps_deltas else whole).append(message)
+        for message in partial:
+            whole += await self._log.read(self.shard, message.subject)
+        return sorted(whole, key=lambda message: message.sequence)
+
+    async def _until(self, barrier: int, read: Callable[[], object]) -> list[Message]:
+        """Repeat a read until it has reached the barrier: a replica may lag behind the leader."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _CAUGHT_UP_SECONDS
+        while True:
+            messages: list[Message] = await read()  # type: ignore[misc]
+            if not barrier or (messages and messages[-1].sequence >= barrier) or self.sequence >= barrier:
+                return messages
+            if loop.time() > end:
+                raise BrokerTimeout(f"session {self.session!r}: a replica stays behind the leader's {barrier}")
+            await asyncio.sleep(0.02)
+            newest = await self._barrier()
+            barrier = min(barrier, newest)  # what stood there may have been purged meanwhile
+
+    async def _catch_up(self) -> None:
+        barrier = await self._barrier()
+        read = lambda: self._log.read(self.shard, self._filter, after=self.sequence)  # noqa: E731
+        self._splice(await self._until(barrier, read))
+
+    def _splice(self, messages: list[Message]) -> None:
+        """Hand on what was read and what the live tail brought meanwhile, joined by sequence."""
+        held, self._held = self._held or {}, None
+        for message in messages:
+            held[message.sequence] = message
+        ordered = [held[sequence] for sequence in sorted(held) if sequence > self.sequence]
+        self._hand_on(ordered)
+        if self._overflow:
+            self._overflow = False
+            self._hold()
+
+    # -- live ---------------------------------------------------------------------------------------------------
+
+    def _on_live(self, subject: str, reply: str, payload: bytes, header: bytes) -> None:
+        message = live_message(subject, payload, header)
+        if message is None:
+            self.skipped += 1
+            return
+        self._heard = asyncio.get_running_loop().time()
+        if self._held is not None:
+            if len(self._held) < _HELD:
+                self._held[message.sequence] = message
+            else:
+                self._overflow = True
+            return
+        if message.sequence <= self.sequence:
+            return
+        if message.previous > self._chain.get(message.subject, 0) and message.previous > self.sequence:
+            self._hold()
+            assert self._held is not None  # noqa: S101 - set by _hold
+            self._held[message.sequence] = message
+            return
+        self._hand_on([message])
+
+    def _hold(self) -> None:
+        """Something may be missing: keep what comes until the log was read again."""
+        if self._held is None:
+            self._held = {}
+        self._doubt.set()
+
+    def _on_reconnect(self) -> None:
+        self._hold()
+
+    def _hand_on(self, messages: list[Message]) -> None:
+        entries = []
+        for message in messages:
+            self.sequence = message.sequence
+            self._chain[message.subject] = message.sequence
+            event = to_event(message)
+            if event is None:
+                self.skipped += 1
+            else:
+                entries.append(Entry(message, event))
+        if entries:
+            self._sink(entries)
+
+    # -- watching -----------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Repair after doubt; compare an idle session with the leader."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await self._doubt.wait()
+            except TimeoutError:
+                if loop.time() - self._heard < CHECK_SECONDS:
+                    continue
+            try:
+                await self._repair()
+            except PositionLost as lost:
+                self._on_reset(lost)
+                return
+            except BrokerError as error:
+                _log.warning("cannot read the log, trying again", session=self.session, error=str(error))
+                self._doubt.set()
+                await asyncio.sleep(0.5)
+            except OrchestratorFreeError:
+                raise
+
+    async def _repair(self) -> None:
+        doubted = self._doubt.is_set()
+        self._doubt.clear()
+        if doubted:
+            await self._log.refresh()
+            if self._log.epoch(self.shard) != self.epoch:
+                raise PositionLost("recreated", f"the log of {self.session!r} was made anew")
+        barrier = await self._barrier()
+        if not doubted and barrier <= self.sequence:
+            return
+        self.repairs += 1
+        if self._held is None:
+            self._held = {}
+        await self._catch_up()
+
+    def close(self) -> None:
+        """Stop. Safe to call twice."""
+        self._unsubscribe()
+        if self._on_reconnect in self._log.wire.on_reconnect:
+            self._log.wire.on_reconnect.remove(self._on_reconnect)
+        if self._task is not None:
+            self._task.cancel()
