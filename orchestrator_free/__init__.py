@@ -1,1 +1,25 @@
-"""Durable sessions for multi-agent AI products."""
+"""Durable sessions for multi-agent AI products.
+
+A session is a NATS JetStream subject hierarchy with one branch per agent. Agents are processes that publish straight
+into it; anybody reads the same total order, from any position.
+
+    from orchestrator_free import Agent, Run, connect
+
+    agent = Agent("greeter")
+
+    @agent
+    async def greet(run: Run) -> None:
+        await run.text(f"Hello, {run.input.text}!")
+
+    if __name__ == "__main__":
+        agent.main()
+"""
+
+from orchestrator_free.agent import Agent
+from orchestrator_free.events import Event
+from orchestrator_free.fold import Fold
+from orchestrator_free.run import Run, RunError
+from orchestrator_free.session import Broker, Delivery, Sent, Session, connect
+from orchestrator_free.subjects import Position
+
+__all__ = ["Agent", "Broker", "Delivery", "Event", "Fold", "Position", "Run", "RunError", "Sent", "Session", "connect"]

@@ -9,12 +9,12 @@ where it stands, before anything later is handed on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
 
-from orchestrator_free.errors import BrokerError, BrokerTimeout, InvalidEvent, OrchestratorFreeError, PositionLost
+from orchestrator_free.errors import BrokerError, BrokerTimeout, InvalidEvent, PositionLost
 from orchestrator_free.events import Event, decode
 from orchestrator_free.jetstream import Log, Message
 from orchestrator_free.jetstream.log import live_message
@@ -57,14 +57,23 @@ def to_event(message: Message) -> Event | None:
         return None
 
 
+def _is_whole(message: Message) -> bool:
+    """Whether the last message of a subject says all that is to be known about its entity."""
+    if message.rollup:
+        return True
+    address = parse(message.subject)
+    if address is None or address.kind not in ("run", "meta"):
+        return True
+    return address.kind == "meta" and b'"session.created"' in message.payload
+
+
 class Reader:
     """Hands a session's events to `sink`, in order, each once; runs until closed.
 
     Attributes:
         sequence: of the last event handed on.
         skipped: stored messages that were no events.
-        repairs: how often the log had to fill a hole in the live tail.
-        reset: why the session cannot be followed any further, once that is so.
+        repairs: how often the log had to be read again.
     """
 
     def __init__(self, log: Log, session: str, sink: Sink, on_reset: Callable[[PositionLost], None]) -> None:
@@ -81,10 +90,17 @@ class Reader:
         self._chain: dict[str, int] = {}
         self._held: dict[int, Message] | None = {}
         self._overflow = False
+        self._disorder = False
+        self._base = 0
         self._task: asyncio.Task[None] | None = None
         self._doubt = asyncio.Event()
         self._heard = 0.0
         self._unsubscribe: Callable[[], None] = lambda: None
+
+    @property
+    def live(self) -> bool:
+        """Whether the beginning was read and the tail is followed."""
+        return self._task is not None
 
     @property
     def position(self) -> Position:
@@ -127,38 +143,39 @@ class Reader:
         info = await self._log.info(self.shard)
         if after.sequence > info["state"]["last_seq"]:
             raise PositionLost("ahead", f"{after} is beyond the end of the log")
-        first = await self._log.first(self.shard, self._filter)
-        if first is None or first.sequence > after.sequence:
-            raise PositionLost("too_old", f"events of {self.session!r} at {after} are gone")
+        if not await self._log.table(self.shard, self._filter, up_to=after.sequence):
+            raise PositionLost("too_old", f"what {self.session!r} held at {after} is gone")
 
     async def _read_beginning(self, *, compact: bool) -> None:
         """Read the present state of every entity, and the deltas of runs that are still open."""
         barrier = await self._barrier()
-        messages = await (self._entities(barrier) if compact else self._log.read(self.shard, self._filter))
-        self._splice(messages)
+        if compact:
+            table = await self._until(barrier, lambda: self._log.table(self.shard, self._filter))
+            self._splice(await self._with_deltas(table), table[-1].sequence if table else 0)
+        else:
+            messages = await self._until(barrier, lambda: self._log.read(self.shard, self._filter))
+            self._splice(messages, messages[-1].sequence if messages else 0)
 
     async def _barrier(self) -> int:
         """Return the session's last sequence as the leader has it."""
         last = await self._log.last(self.shard, self._filter)
         return last.sequence if last else 0
 
-    async def _entities(self, barrier: int) -> list[Message]:
-        table = await self._until(barrier, lambda: self._log.table(self.shard, self._filter))
-        whole, partial = [], []
+    async def _with_deltas(self, table: list[Message]) -> list[Message]:
+        found = []
         for message in table:
-            address = parse(message.subject)
-            keeps_deltas = address is not None and address.kind in ("run", "state") and not message.rollup
-            (partial if keeps_deltas else whole).append(message)
-        for message in partial:
-            whole += await self._log.read(self.shard, message.subject)
-        return sorted(whole, key=lambda message: message.sequence)
+            if _is_whole(message):
+                found.append(message)
+            else:
+                found += await self._log.read(self.shard, message.subject)
+        return found
 
-    async def _until(self, barrier: int, read: Callable[[], object]) -> list[Message]:
+    async def _until(self, barrier: int, read: Callable[[], Awaitable[list[Message]]]) -> list[Message]:
         """Repeat a read until it has reached the barrier: a replica may lag behind the leader."""
         loop = asyncio.get_running_loop()
         end = loop.time() + _CAUGHT_UP_SECONDS
         while True:
-            messages: list[Message] = await read()  # type: ignore[misc]
+            messages = await read()
             if not barrier or (messages and messages[-1].sequence >= barrier) or self.sequence >= barrier:
                 return messages
             if loop.time() > end:
@@ -169,18 +186,22 @@ class Reader:
 
     async def _catch_up(self) -> None:
         barrier = await self._barrier()
-        read = lambda: self._log.read(self.shard, self._filter, after=self.sequence)  # noqa: E731
-        self._splice(await self._until(barrier, read))
+        start = self.sequence
+        messages = await self._until(barrier, lambda: self._log.read(self.shard, self._filter, after=start))
+        self._splice(messages, messages[-1].sequence if messages else start)
 
-    def _splice(self, messages: list[Message]) -> None:
-        """Hand on what was read and what the live tail brought meanwhile, joined by sequence."""
-        held, self._held = self._held or {}, None
-        for message in messages:
-            held[message.sequence] = message
-        ordered = [held[sequence] for sequence in sorted(held) if sequence > self.sequence]
-        self._hand_on(ordered)
-        if self._overflow:
-            self._overflow = False
+    def _splice(self, messages: list[Message], complete: int) -> None:
+        """Hand on what was read and what the live tail brought meanwhile, joined by sequence.
+
+        `complete` is the sequence up to which nothing can be missing; beyond it the live tail is checked.
+        """
+        merged, self._held = self._held or {}, None
+        merged.update((message.sequence, message) for message in messages)
+        self._base = max(complete, self.sequence)
+        self._chain.clear()
+        overflow, self._overflow = self._overflow, False
+        self._accept([merged[sequence] for sequence in sorted(merged)])
+        if overflow:
             self._hold()
 
     # -- live ---------------------------------------------------------------------------------------------------
@@ -191,33 +212,29 @@ class Reader:
             self.skipped += 1
             return
         self._heard = asyncio.get_running_loop().time()
-        if self._held is not None:
-            if len(self._held) < _HELD:
-                self._held[message.sequence] = message
-            else:
-                self._overflow = True
-            return
-        if message.sequence <= self.sequence:
-            return
-        if message.previous > self._chain.get(message.subject, 0) and message.previous > self.sequence:
-            self._hold()
-            assert self._held is not None  # noqa: S101 - set by _hold
-            self._held[message.sequence] = message
-            return
-        self._hand_on([message])
-
-    def _hold(self) -> None:
-        """Something may be missing: keep what comes until the log was read again."""
         if self._held is None:
-            self._held = {}
-        self._doubt.set()
+            self._accept([message])
+        elif len(self._held) < _HELD:
+            self._held[message.sequence] = message
+        else:
+            self._overflow = True
 
-    def _on_reconnect(self) -> None:
-        self._hold()
-
-    def _hand_on(self, messages: list[Message]) -> None:
-        entries = []
+    def _accept(self, messages: list[Message]) -> None:
+        """Hand messages on as long as each subject's chain has no hole; keep the rest until it is filled."""
+        entries: list[Entry] = []
         for message in messages:
+            known = self._chain.get(message.subject, self._base)
+            if message.sequence <= self.sequence:
+                if message.sequence > known:
+                    self._disorder = True
+                    self._hold()
+                continue
+            if message.previous > known:
+                self._disorder = self._disorder or message.previous <= self.sequence
+                self._hold()
+            if self._held is not None:
+                self._held[message.sequence] = message
+                continue
             self.sequence = message.sequence
             self._chain[message.subject] = message.sequence
             event = to_event(message)
@@ -227,6 +244,15 @@ class Reader:
                 entries.append(Entry(message, event))
         if entries:
             self._sink(entries)
+
+    def _hold(self) -> None:
+        """Something may be missing: keep what comes until the log was read again."""
+        if self._held is None:
+            self._held = {}
+        self._doubt.set()
+
+    def _on_reconnect(self) -> None:
+        self._hold()
 
     # -- watching -----------------------------------------------------------------------------------------------
 
@@ -249,12 +275,12 @@ class Reader:
                 _log.warning("cannot read the log, trying again", session=self.session, error=str(error))
                 self._doubt.set()
                 await asyncio.sleep(0.5)
-            except OrchestratorFreeError:
-                raise
 
     async def _repair(self) -> None:
         doubted = self._doubt.is_set()
         self._doubt.clear()
+        if self._disorder:
+            raise PositionLost("disorder", f"an event of {self.session!r} was missed and later ones handed on")
         if doubted:
             await self._log.refresh()
             if self._log.epoch(self.shard) != self.epoch:

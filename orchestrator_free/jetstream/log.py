@@ -228,10 +228,17 @@ class Log:
                 return found
             start = messages[-1].sequence + 1
 
-    async def table(self, shard: int, subject: str) -> list[Message]:
-        """Return the last message of every subject that a filter matches, in order of sequence."""
+    async def table(self, shard: int, subject: str, *, up_to: int = 0) -> list[Message]:
+        """Return the last message of every subject that a filter matches, in order of sequence.
+
+        Args:
+            shard: which stream.
+            subject: a subject or filter.
+            up_to: as it was at this sequence, as far as that is still stored; 0 for now.
+        """
         stream = contract.stream_name(shard)
-        messages, status, _ = await self._direct(stream, {"multi_last": [subject], "batch": 1024})
+        body = {"multi_last": [subject], "batch": 1024}
+        messages, status, _ = await self._direct(stream, body | ({"up_to_seq": up_to} if up_to else {}))
         if status == 413:
             info = await self.info(shard, subjects=subject)
             return await self._table_of(stream, list(info["state"]["subjects"]))

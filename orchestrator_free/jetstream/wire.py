@@ -306,6 +306,10 @@ class Wire:
 
         return f"{self._inbox}.{token}", release
 
+    def own_inbox(self) -> str:
+        """Return a subject below this connection's inbox for a subscription of its own."""
+        return f"{self._inbox}.own.{self._token()}"
+
     async def exchange(self, subject: str, payload: bytes, *, header: bytes = b"", seconds: float) -> tuple[bytes, bytes]:
         """Send one request; return (payload, header) of the answer.
 

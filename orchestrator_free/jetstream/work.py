@@ -91,7 +91,9 @@ class PullConsumer:
         self._closed = False
         self._missing = False
         self.places = places
-        self._inbox, self._release = wire.inbox(self._take)
+        # A subscription of its own: deliveries come under their stored subject, not under the reply subject.
+        self._inbox = wire.own_inbox()
+        self._release = wire.subscribe(self._inbox, self._take)
         # A pull that waited in a connection which is gone is asked again.
         wire.on_reconnect.append(self._forget_pull)
 

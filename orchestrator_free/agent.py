@@ -1,0 +1,312 @@
+"""An agent: a named process that does runs. Replicas of one name share the work; the broker hands it out.
+
+An input is delivered to one replica and stays its own as long as it says that it is at work. When it falls silent, the
+broker delivers the input again, the next attempt begins on the same run, and whatever the first one still tries to
+write is refused by the broker. Nobody supervises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+import structlog
+
+from orchestrator_free import contract
+from orchestrator_free.errors import BrokerError, BrokerUnreachable, Conflict, InvalidEvent, RunFenced
+from orchestrator_free.events import Body, decode, validate
+from orchestrator_free.fold import RunFold
+from orchestrator_free.jetstream import Delivery, PullConsumer
+from orchestrator_free.run import Run, RunInput, RunWriter, safe_message
+from orchestrator_free.session import DEFAULT_URL, Broker, connect
+from orchestrator_free.stats import AgentStats
+from orchestrator_free.subjects import ALL, Address, address, check_name, parse, run_id
+
+_log = structlog.get_logger("orchestrator_free.agent")
+
+Handler = Callable[[Run], Awaitable[None]]
+_PRESENCE_SECONDS: Final = contract.PRESENCE_TTL_SECONDS / 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSettings:
+    """How an agent works.
+
+    Attributes:
+        concurrency: runs at once in one process.
+        max_attempts: after so many attempts that ended without a result the run is `failed`.
+        ack_wait_seconds: a replica silent for this long loses its run to another.
+        grace_seconds: on SIGTERM, how long runs may go on before they are given to another replica.
+    """
+
+    concurrency: int = 16
+    max_attempts: int = 3
+    ack_wait_seconds: float = contract.ACK_WAIT_SECONDS
+    grace_seconds: float = 10.0
+
+
+class Agent:
+    """Decorate one async handler with it and call `main()`.
+
+    Attributes:
+        name: who publishes, and whom inputs are addressed to.
+    """
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        self.name = check_name("agent", name)
+        if name == ALL:
+            raise ValueError(f"an agent cannot be called {ALL!r}: that addresses everybody")
+        self.settings = AgentSettings(**settings)
+        self._handler: Handler | None = None
+
+    def __call__(self, handler: Handler) -> Handler:
+        """Register the handler: `async def handle(run: Run) -> None`."""
+        self._handler = handler
+        return handler
+
+    async def serve(self, broker: Broker, *, ready: Callable[[], None] = lambda: None) -> None:
+        """Work until cancelled; `broker` is connected as this agent's name."""
+        if self._handler is None:
+            raise ValueError(f"agent {self.name!r} has no handler: decorate an async function with it")
+        await _Worker(self, self._handler, broker).serve(ready)
+
+    def main(self) -> None:
+        """Run as a program: connect to ORCHESTRATOR_FREE_URL and work until SIGTERM or SIGINT."""
+        from orchestrator_free.logs import configure
+
+        configure()
+        url = os.environ.get("ORCHESTRATOR_FREE_URL", DEFAULT_URL)
+        try:
+            asyncio.run(self._main(url))
+        except BrokerUnreachable as error:
+            _log.error("agent cannot start", agent=self.name, error=str(error))
+            raise SystemExit(69) from error  # EX_UNAVAILABLE
+
+    async def _main(self, url: str) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - inside asyncio.run
+        loop = asyncio.get_running_loop()
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sign, task.cancel)
+        credentials = os.environ.get("ORCHESTRATOR_FREE_CREDENTIALS")
+        with contextlib.suppress(asyncio.CancelledError):
+            async with connect(url, member=self.name, credentials=credentials) as broker:  # type: ignore[arg-type]
+                _log.info("agent ready", agent=self.name, url=url, pid=os.getpid())
+                await self.serve(broker)
+
+
+class _Worker:
+    """One process's share of an agent's work."""
+
+    def __init__(self, agent: Agent, handler: Handler, broker: Broker) -> None:
+        self._agent = agent
+        self._handler = handler
+        self._broker = broker
+        self._wire = broker.log.wire
+        self._runs: set[asyncio.Task[None]] = set()
+        self._free = asyncio.Semaphore(agent.settings.concurrency)
+        self._instance = secrets.token_hex(6)
+        self.stats = AgentStats()
+
+    async def serve(self, ready: Callable[[], None]) -> None:
+        consumers = [self._consumer(shard) for shard in range(self._broker.log.shards)]
+        for consumer in consumers:
+            await consumer.open()
+        await self._announce()
+        ready()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._keep_present())
+                for consumer in consumers:
+                    group.create_task(self._take(consumer))
+        finally:
+            for consumer in consumers:
+                consumer.close()
+            await self._stop()
+
+    def _consumer(self, shard: int) -> PullConsumer:
+        settings = self._agent.settings
+        config = contract.agent_consumer(shard, self._agent.name, ack_wait_seconds=settings.ack_wait_seconds)
+        return PullConsumer(self._wire, contract.stream_name(shard), config, places=1)
+
+    async def _take(self, consumer: PullConsumer) -> None:
+        """Take inputs as long as there are free places; one waits here at most."""
+        async for delivery in consumer:
+            await self._free.acquire()
+            task = asyncio.create_task(self._guarded(delivery))
+            self._runs.add(task)
+            task.add_done_callback(self._runs.discard)
+
+    async def _guarded(self, delivery: Delivery) -> None:
+        try:
+            await self._work(delivery)
+        except BrokerError as error:
+            # Not acknowledged: it is delivered again, and the next attempt sees what this one left in the log.
+            _log.warning("run interrupted", agent=self._agent.name, error=str(error))
+        except Exception:
+            _log.exception("run interrupted by a fault of the runtime", agent=self._agent.name)
+        finally:
+            self._free.release()
+
+    async def _stop(self) -> None:
+        """Let runs end; give back what does not end in time, so that another replica takes it at once."""
+        with contextlib.suppress(BrokerError):
+            await self._broker.log.withdraw(self._presence_key)
+        if self._runs:
+            await asyncio.wait(self._runs, timeout=self._agent.settings.grace_seconds)
+        for task in self._runs:
+            task.cancel()
+        await asyncio.gather(*self._runs, return_exceptions=True)
+
+    # -- presence -----------------------------------------------------------------------------------------------
+
+    @property
+    def _presence_key(self) -> str:
+        return f"agent.{self._agent.name}.{self._instance}"
+
+    async def _announce(self) -> None:
+        about = {
+            "agent": self._agent.name, "instance": self._instance, "host": socket.gethostname(), "pid": os.getpid(),
+            "runs": len(self._runs), "stats": self.stats.snapshot(),
+        }  # fmt: skip
+        await self._broker.log.announce(self._presence_key, orjson.dumps(about))
+
+    async def _keep_present(self) -> None:
+        while True:
+            await asyncio.sleep(_PRESENCE_SECONDS)
+            try:
+                await self._announce()
+            except BrokerError as error:
+                _log.debug("presence not written", agent=self._agent.name, error=str(error))
+
+    # -- one input ----------------------------------------------------------------------------------------------
+
+    async def _work(self, delivery: Delivery) -> None:
+        where = parse(delivery.message.subject)
+        if where is None:
+            await delivery.ack()  # a subject outside the grammar: no run could answer it
+            return
+        body, problem = _read_input(delivery.message.payload)
+        if body.get("replayed") or (where.target == ALL and not await self._is_meant(where)):
+            await delivery.ack()
+            return
+        beat = asyncio.create_task(self._beat(delivery))
+        try:
+            if await self._attempt(delivery, where, body, problem):
+                await delivery.ack()
+        except asyncio.CancelledError:
+            delivery.again()
+            raise
+        finally:
+            beat.cancel()
+
+    async def _is_meant(self, where: Address) -> bool:
+        """Whether an input to everybody is for this agent too."""
+        agents = (await self._broker.session(where.session).meta())["agents"]
+        return not agents or self._agent.name in agents
+
+    async def _beat(self, delivery: Delivery) -> None:
+        """Tell the broker that the run lives."""
+        while True:
+            await asyncio.sleep(self._agent.settings.ack_wait_seconds / 4)
+            delivery.in_progress()
+
+    async def _attempt(self, delivery: Delivery, where: Address, body: Body, problem: str) -> bool:
+        """Do one attempt; return whether the input is dealt with."""
+        source = RunInput(where.id, where.member, body.get("text", ""), body.get("data"), body.get("parent"))
+        begun = await self._begin(where, source, fresh=delivery.attempt == 1)
+        if begun is None:
+            return True
+        begun_at = asyncio.get_running_loop().time()
+        writer, spent = begun
+        self.stats.attempts += 1
+        session = self._broker.session(where.session)
+        compact = (await session.meta())["compaction"] != "off"
+        run = Run(session, writer, source, self._broker.objects)
+        if problem:
+            status, error = "failed", f"the input cannot be read: {problem}"
+        elif spent:
+            status, error = "failed", f"gave up after {self._agent.settings.max_attempts} attempts without a result"
+        else:
+            status, error = await self._handle(run, writer)
+        if writer.fenced:
+            return False
+        try:
+            await writer.finish(status, error, self._broker.objects, where.session, compact=compact)
+        except RunFenced as fenced:
+            _log.warning("run taken over", agent=self._agent.name, run=run.id, reason=str(fenced))
+            return False
+        self.stats.finished(status, asyncio.get_running_loop().time() - begun_at)
+        return True
+
+    async def _begin(self, where: Address, source: RunInput, *, fresh: bool) -> tuple[RunWriter, bool] | None:
+        """Begin the next attempt; None if the run is finished, or another replica has just begun one.
+
+        Returns:
+            The writer, and whether the attempts are used up.
+        """
+        run = run_id(where.member, where.id)
+        subject = str(address(where.shard, where.session, self._agent.name, "run", id=run))
+        fold, last = RunFold(self._agent.name, run), 0
+        for _ in range(3):
+            if not fresh:
+                fold, last = await self._earlier(where.shard, subject, run)
+                if fold.status != "running":
+                    return None
+            writer = RunWriter(self._wire, subject, fold, last=last)
+            attempt = fold.attempt + 1
+            try:
+                await writer.start(attempt, f"{where.member}/{where.id}", source.parent)
+            except Conflict:
+                fresh = False
+                continue
+            if attempt > 1:
+                _log.warning("run taken over", agent=self._agent.name, run=run, attempt=attempt)
+            return writer, attempt > self._agent.settings.max_attempts
+        raise BrokerError(f"run {run}: other replicas begin it again and again")
+
+    async def _earlier(self, shard: int, subject: str, run: str) -> tuple[RunFold, int]:
+        """Return what the log has of the run, and its last sequence."""
+        fold, last = RunFold(self._agent.name, run), 0
+        for message in await self._broker.log.read(shard, subject):
+            last = message.sequence
+            with contextlib.suppress(InvalidEvent):
+                fold.apply(decode(message.payload), message.sequence, message.time)
+        return fold, last
+
+    async def _handle(self, run: Run, writer: RunWriter) -> tuple[str, str | None]:
+        """Call the handler; return status and error."""
+        begun = asyncio.get_running_loop().time()
+        self.stats.active += 1
+        try:
+            await self._handler(run)
+        except RunFenced as fenced:
+            _log.warning("run taken over", agent=self._agent.name, run=run.id, reason=str(fenced))
+        except BrokerError:
+            raise
+        except Exception as error:
+            _log.exception("handler failed", agent=self._agent.name, run=run.id, session=run.session.id)
+            return "error", safe_message(error)
+        finally:
+            self.stats.active -= 1
+            if writer.first_write is not None:
+                self.stats.first_token.observe(writer.first_write - begun)
+        return "done", None
+
+
+def _read_input(payload: bytes) -> tuple[Body, str]:
+    """Return the input's payload and what is wrong with it, if anything."""
+    try:
+        body = decode(payload)
+        validate("in", body)
+    except InvalidEvent as error:
+        return {}, str(error)
+    return body, "" if body["type"] == "input" else f"its type is {body['type']!r}, expected 'input'"

@@ -1,0 +1,503 @@
+"""The library's face: `connect()` to a broker, address a session, send to it, follow it, fold it.
+
+Everything here works over plain NATS; no gateway and no agent has to be there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import orjson
+
+from orchestrator_free import contract
+from orchestrator_free.errors import (
+    Conflict,
+    InvalidEvent,
+    PositionLost,
+    SessionExists,
+    SessionNotFound,
+)
+from orchestrator_free.events import Body, Event, decode, encode, validate
+from orchestrator_free.fold import Fold, View
+from orchestrator_free.jetstream import Log, Objects, PullConsumer, Wire, WireOptions
+from orchestrator_free.jetstream import Delivery as RawDelivery
+from orchestrator_free.reader import Entry, Reader, to_event
+from orchestrator_free.subjects import ALL, ROOT, Position, address, check_name, parse, run_id, session_filter
+
+DEFAULT_URL: Final = "nats://127.0.0.1:4222"
+#: a follower that is slower than its session lets the log wait for it beyond this many events
+_BUFFER: Final = 10_000
+
+Start = Literal["beginning", "new"] | Position | datetime
+
+
+@asynccontextmanager
+async def connect(  # noqa: PLR0913 - the ways to authenticate
+    url: str = DEFAULT_URL,
+    *,
+    member: str = "service",
+    credentials: Path | None = None,
+    nkey_seed: Path | None = None,
+    token: str | None = None,
+    ca: Path | None = None,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    inbox_prefix: str = "_INBOX",
+    settings: contract.StreamSettings | None = None,
+) -> AsyncIterator[Broker]:
+    """Connect to a broker as a member; streams are created if they are missing, checked if they are not.
+
+    Args:
+        url: `nats://host:port`, several separated by commas.
+        member: the name this process publishes under.
+        credentials: a `.creds` file; nkey_seed, token: other ways to authenticate.
+        nkey_seed: a file with an nkey seed.
+        token: a shared token.
+        ca: PEM file to verify the broker against.
+        certificate: PEM file of this client.
+        key: its private key.
+        inbox_prefix: for accounts that scope inboxes per user.
+        settings: for the creation of the streams.
+
+    Raises:
+        BrokerUnreachable: nobody answers at the address.
+        ConfigMismatch: the streams exist with another structure.
+    """
+    check_name("member", member)
+    options = WireOptions(
+        url=url, name=f"orchestrator-free {member}", credentials=credentials, nkey_seed=nkey_seed, token=token, ca=ca,
+        certificate=certificate, key=key, inbox_prefix=inbox_prefix,
+    )  # fmt: skip
+    wire = await Wire.connect(options)
+    try:
+        log = Log(wire)
+        await log.ensure(settings)
+        yield Broker(log, member)
+    finally:
+        await wire.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of an input.
+
+    Attributes:
+        input: its id.
+        run: the id of the run that answers it, the same for every agent it went to.
+        position: where it stands in the log.
+        repeated: an input of this id was there already, with the same content.
+    """
+
+    input: str
+    run: str
+    position: Position
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A line of the list of sessions."""
+
+    session: str
+    title: str
+    agents: list[str]
+    created: str | None
+
+
+class Broker:
+    """A connection as one member."""
+
+    def __init__(self, log: Log, member: str) -> None:
+        self.log = log
+        self.member = member
+        self.objects = Objects(log.wire)
+
+    def session(self, session: str) -> Session:
+        """Address a session; nothing is sent.
+
+        Raises:
+            InvalidName: the id cannot be one.
+        """
+        return Session(self, check_name("session", session))
+
+    async def sessions(self, *, after: str = "", limit: int = 100) -> list[SessionInfo]:
+        """List sessions that were created, by id, from the one after `after`."""
+        subjects = await self.log.names("meta")
+        found = {where.session: shard for subject, shard in subjects.items() if (where := parse(subject))}
+        page = sorted(name for name in found if name > after)[:limit]
+        folds = await asyncio.gather(*(self.session(name).meta() for name in page))
+        return [SessionInfo(name, meta["title"], meta["agents"], meta["created"]) for name, meta in zip(page, folds, strict=True)]
+
+
+class Session:
+    """One session, as this connection's member sees it."""
+
+    def __init__(self, broker: Broker, session: str) -> None:
+        self._broker = broker
+        self._log = broker.log
+        self.id = session
+        self.shard = broker.log.shard(session)
+        self.filter = session_filter(self.shard, session)
+
+    def _subject(self, kind: str, *, target: str = "", id: str = "") -> str:
+        return str(address(self.shard, self.id, self._broker.member, kind, target=target, id=id))
+
+    def position(self, sequence: int) -> Position:
+        """Return the position of a sequence in the session's log."""
+        return Position(self._log.epoch(self.shard), sequence)
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    async def create(
+        self, *, title: str = "", agents: Iterable[str] = (), compaction: Literal["on", "off"] = "on"
+    ) -> Position:
+        """Begin the session.
+
+        Args:
+            title: for people.
+            agents: who answers inputs to `all`; empty for every agent.
+            compaction: `off` keeps every delta of finished runs in the log.
+
+        Raises:
+            SessionExists: it was begun before.
+        """
+        names = [check_name("agent", name) for name in agents]
+        body = {"type": "session.created", "title": title, "agents": names, "compaction": compaction}
+        validate("meta", body)
+        try:
+            everyone = f"{ROOT}.{self.shard}.{self.id}.*.meta"
+            sequence = await self._publish(self._subject("meta"), body, expect=0, expect_filter=everyone)
+        except Conflict as conflict:
+            raise SessionExists(self.id) from conflict
+        return self.position(sequence)
+
+    async def update(self, *, title: str | None = None, agents: Iterable[str] | None = None) -> Position:
+        """Change the title or the agents."""
+        names = None if agents is None else [check_name("agent", name) for name in agents]
+        body = {"type": "session.updated", "title": title, "agents": names}
+        sequence = await self._publish(self._subject("meta"), body)
+        return self.position(sequence)
+
+    async def send(
+        self, text: str = "", *, to: str | Sequence[str], data: Any = None, id: str | None = None, parent: Any = None
+    ) -> Sent:
+        """Send an input; the append is the work item.
+
+        Args:
+            text: what to do.
+            to: an agent, several, or `all`. Several get the same input id, so their runs have the same run id.
+            data: anything JSON beside the text.
+            id: makes sending again harmless: the same id and content is sent once.
+            parent: the run that delegates this, `{"agent", "run"}`.
+
+        Raises:
+            InvalidName: a target or the id is no name.
+            Conflict: an input of this id exists with other content.
+        """
+        targets = [to] if isinstance(to, str) else list(to)
+        if not targets:
+            raise InvalidEvent("an input needs somebody it is for: pass an agent's name, or 'all'")
+        chosen = secrets.token_hex(16) if id is None else id
+        body: Body = {"type": "input", "text": text}
+        body |= {name: value for name, value in (("data", data), ("parent", parent)) if value is not None}
+        validate("in", body)
+        results = await asyncio.gather(*(self._append_input(target, chosen, body) for target in targets))
+        sequence = max(sequence for sequence, _ in results)
+        run = run_id(self._broker.member, chosen)
+        return Sent(chosen, run, self.position(sequence), all(repeated for _, repeated in results))
+
+    async def _append_input(self, target: str, input_id: str, body: Body) -> tuple[int, bool]:
+        """Append once: the subject is the input's own, so expecting it empty makes every retry exact."""
+        subject = self._subject("in", target=target, id=input_id)
+        try:
+            return await self._publish(subject, body, expect=0), False
+        except Conflict as conflict:
+            stored = await self._log.last(self.shard, subject)
+            if stored is not None and decode(stored.payload) == decode(encode(body)):
+                return stored.sequence, True
+            text = f"input {input_id!r} to {target!r} was sent before with other content; use a new id"
+            raise Conflict(text, actual=conflict.actual) from conflict
+
+    async def _publish(self, subject: str, body: Body, *, expect: int | None = None, expect_filter: str = "") -> int:
+        message_id = secrets.token_hex(16) if expect is None else ""
+        return await self._log.wire.publish(
+            subject, encode(body), expect=expect, expect_filter=expect_filter, message_id=message_id
+        )
+
+    async def delete(self) -> None:
+        """Delete the session with its objects; those who follow it are told first.
+
+        Raises:
+            SessionNotFound: there is nothing to delete.
+        """
+        view = await self.view()
+        await self._publish(self._subject("meta"), {"type": "session.deleted"})
+        for name in _object_names(view):
+            await self._broker.objects.delete(self.id, name)
+        await self._log.purge(self.shard, self.filter)
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    async def exists(self) -> bool:
+        """Whether the log holds anything of this session."""
+        return await self._log.last(self.shard, self.filter) is not None
+
+    async def meta(self) -> dict[str, Any]:
+        """Return title, agents, created, by and compaction."""
+        fold = Fold(self.id)
+        for message in await self._log.read(self.shard, f"{ROOT}.{self.shard}.{self.id}.*.meta"):
+            event = to_event(message)
+            if event is not None:
+                fold.apply(event)
+        return fold.meta
+
+    async def view(self, *, whole: bool = True) -> View:
+        """Return the folded view as of now.
+
+        Args:
+            whole: fetch what large finished runs keep in the object store.
+
+        Raises:
+            SessionNotFound: the log holds nothing of it.
+        """
+        fold = Fold(self.id)
+        reader = Reader(self._log, self.id, lambda entries: [fold.apply(e.event) for e in entries] and None, _ignore)
+        await reader.open()
+        reader.close()
+        if reader.sequence == 0:
+            raise SessionNotFound(self.id)
+        view = fold.view(str(reader.position))
+        return await complete(view, self._broker.objects) if whole else view
+
+    async def follow(
+        self,
+        after: Position | str | None = None,
+        *,
+        agents: Collection[str] | None = None,
+        kinds: Collection[str] | None = None,
+        compact: bool = True,
+    ) -> AsyncIterator[Event]:
+        """Yield every event after a position, in order, each once, and then whatever comes.
+
+        Args:
+            after: a position, its text form, or None for the beginning.
+            agents: only what these members published.
+            kinds: only these kinds of entity.
+            compact: begin with the present state of each entity; False reads message by message.
+
+        Raises:
+            PositionLost: the position cannot be continued; read a view and follow from there.
+        """
+        position = Position.parse(after) if isinstance(after, str) else after
+        async with _Follower(self._log, self.id, position, compact=compact) as follower:
+            async for entry in follower:
+                event = entry.event
+                if (agents is None or event.member in agents) and (kinds is None or event.kind in kinds):
+                    yield event
+
+    async def result(self, agent: str, run: str, *, timeout: float | None = None) -> View:
+        """Wait until a run is finished and return it as the view shows it.
+
+        Raises:
+            TimeoutError: not finished in time (seconds).
+        """
+        fold = Fold(self.id)
+        async with asyncio.timeout(timeout):
+            async for event in self.follow(agents=[agent], kinds=["run"]):
+                if event.id != run:
+                    continue
+                fold.apply(event)
+                found = fold.run(agent, run)
+                if found is not None and not found.open:
+                    return await complete_run(self.id, found.view(), self._broker.objects)
+        raise AssertionError("a feed does not end")
+
+    @asynccontextmanager
+    async def subscribe(
+        self,
+        durable: str,
+        *,
+        start: Start = "beginning",
+        agents: Collection[str] | None = None,
+        kinds: Collection[str] | None = None,
+        places: int = 256,
+        ack_wait_seconds: float = 30.0,
+    ) -> AsyncIterator[AsyncIterator[Delivery]]:
+        """Open a named durable subscription: what is not acknowledged is delivered again, to whoever opens the name.
+
+        Args:
+            durable: its name; the broker keeps its position.
+            start: where it begins when the name is new: `beginning`, `new`, a position or a time.
+            agents: only what these members published.
+            kinds: only these kinds of entity.
+            places: how many unacknowledged deliveries this process takes at once.
+            ack_wait_seconds: delivered again after this long.
+        """
+        config = self._durable_config(check_name("durable", durable), start, agents, kinds, ack_wait_seconds)
+        consumer = PullConsumer(self._log.wire, contract.stream_name(self.shard), config, places=places)
+        try:
+            await consumer.open()
+            yield _deliveries(consumer)
+        finally:
+            consumer.close()
+
+    def _durable_config(
+        self, durable: str, start: Start, agents: Collection[str] | None, kinds: Collection[str] | None, wait: float
+    ) -> dict[str, Any]:
+        for name in (*(agents or ()), *(kinds or ())):
+            check_name("filter", name)
+        filters = [
+            f"{ROOT}.{self.shard}.{self.id}.{member}.{kind}"
+            for member in (agents or ["*"])
+            for kind in ([f"{kind}.>" for kind in kinds] + [kind for kind in kinds] if kinds else [">"])
+        ]
+        config: dict[str, Any] = {
+            "durable_name": f"session-{self.id}-{durable}",
+            "filter_subjects": filters,
+            "ack_policy": "explicit",
+            "ack_wait": int(wait * 1e9),
+            "replay_policy": "instant",
+            "max_ack_pending": 10_000,
+        }
+        match start:
+            case "beginning":
+                config["deliver_policy"] = "all"
+            case "new":
+                config["deliver_policy"] = "new"
+            case Position():
+                config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": start.sequence + 1}
+            case datetime():
+                config |= {"deliver_policy": "by_start_time", "opt_start_time": start.astimezone(UTC).isoformat()}
+        return config
+
+    # -- objects ------------------------------------------------------------------------------------------------
+
+    async def object(self, name: str) -> bytes | None:
+        """Return the bytes of a file or a large run, None if there are none of that name."""
+        return await self._broker.objects.get(self.id, name)
+
+
+class Delivery:
+    """An event of a durable subscription.
+
+    Attributes:
+        event: the event.
+        attempt: how often it was delivered, this time included.
+        pending: events that wait behind it.
+    """
+
+    __slots__ = ("_raw", "attempt", "event", "pending")
+
+    def __init__(self, raw: RawDelivery, event: Event) -> None:
+        self._raw = raw
+        self.event = event
+        self.attempt = raw.attempt
+        self.pending = raw.pending
+
+    async def ack(self) -> None:
+        """Done: the subscription's position moves on."""
+        await self._raw.ack()
+
+    def again(self, *, delay_seconds: float = 0.0) -> None:
+        """Give it back, to be delivered again."""
+        self._raw.again(delay_seconds=delay_seconds)
+
+
+async def _deliveries(consumer: PullConsumer) -> AsyncIterator[Delivery]:
+    async for raw in consumer:
+        event = to_event(raw.message)
+        if event is None:
+            await raw.ack()  # not one of ours: nobody could handle it
+        else:
+            yield Delivery(raw, event)
+
+
+def _ignore(lost: PositionLost) -> None:
+    """A one-time read does not live long enough to lose its position."""
+
+
+def _object_names(view: View) -> list[str]:
+    runs = [run for agent in view["agents"] for run in agent["runs"]]
+    files = [part["object"] for run in runs for part in run["parts"] if part.get("type") == "file" and part.get("object")]
+    return [run["object"] for run in runs if run["object"]] + files
+
+
+async def complete(view: View, objects: Objects) -> View:
+    """Fetch what large finished runs keep in the object store into a view."""
+    for agent in view["agents"]:
+        agent["runs"] = [await complete_run(view["session"], run, objects) for run in agent["runs"]]
+    return view
+
+
+async def complete_run(session: str, run: View, objects: Objects) -> View:
+    """Fetch the parts of one run, if they are in the object store."""
+    if not run["object"] or run["parts"]:
+        return run
+    stored = await objects.get(session, run["object"])
+    if stored is None:
+        return {**run, "error": run["error"] or f"the run's object {run['object']!r} is gone"}
+    return {**run, **orjson.loads(stored)}
+
+
+class _Follower:
+    """A reader behind a bounded buffer: a slow consumer makes the log wait, nothing is dropped."""
+
+    def __init__(self, log: Log, session: str, after: Position | None, *, compact: bool) -> None:
+        self._log = log
+        self._session = session
+        self._after = after
+        self._compact = compact
+        self._entries: deque[Entry] = deque()
+        self._wake = asyncio.Event()
+        self._lost: PositionLost | None = None
+        self._reader: Reader | None = None
+
+    async def __aenter__(self) -> _Follower:
+        await self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    async def _open(self) -> None:
+        self._reader = Reader(self._log, self._session, self._take, self._on_reset)
+        await self._reader.open(self._after, compact=self._compact)
+
+    def _on_reset(self, lost: PositionLost) -> None:
+        self._lost = lost
+        self._wake.set()
+
+    def _take(self, entries: list[Entry]) -> None:
+        self._entries.extend(entries)
+        self._wake.set()
+        reader = self._reader
+        if len(self._entries) > _BUFFER and reader is not None and reader.live:
+            self._close()  # the log waits: opened again where the consumer stands, once it has read what is here
+
+    async def __aiter__(self) -> AsyncIterator[Entry]:
+        while True:
+            while self._entries:
+                entry = self._entries.popleft()
+                self._after = Position(self._log.epoch(self._log.shard(self._session)), entry.message.sequence)
+                yield entry
+            if self._lost is not None:
+                raise self._lost
+            if self._reader is None:
+                await self._open()
+                continue
+            self._wake.clear()
+            if not self._entries and self._lost is None:
+                await self._wake.wait()
