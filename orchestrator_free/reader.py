@@ -184,6 +184,17 @@ class Reader:
             newest = await self._barrier()
             barrier = min(barrier, newest)  # what stood there may have been purged meanwhile
 
+    async def catch_up(self) -> None:
+        """Read up to what the leader has now; for a client that has seen more elsewhere."""
+        if self._held is not None:
+            return
+        self._held = {}
+        try:
+            await self._catch_up()
+        except BaseException:
+            self._doubt.set()
+            raise
+
     async def _catch_up(self) -> None:
         barrier = await self._barrier()
         start = self.sequence

@@ -150,9 +150,7 @@ class RunWriter:
         """Whether another attempt owns the run."""
         return isinstance(self._error, RunFenced)
 
-    async def finish(
-        self, status: str, error: str | None, objects: Objects, session: str, *, compact: bool
-    ) -> None:
+    async def finish(self, status: str, error: str | None, objects: Objects, session: str, *, compact: bool) -> None:
         """End the run with one self-contained event that replaces its deltas.
 
         Raises:
@@ -258,7 +256,7 @@ class Run:
         """
         event = dict(body)
         if not str(event.get("type", "")).endswith(".delta"):
-            size, limit = len(encode(event)), self._writer._wire.max_payload - _HEADROOM  # noqa: SLF001
+            size, limit = len(encode(event)), self._writer._wire.max_payload - _HEADROOM
             if size > limit:
                 raise TooLarge(f"{event.get('type')} has {size} bytes, the limit is {limit}: write it with run.file()")
         await self._writer.write(event)

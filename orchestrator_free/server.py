@@ -243,7 +243,7 @@ class EmbeddedServer:
     async def _problem(self) -> str | None:
         """Say what still keeps the server from serving; raise when it will stay."""
         try:
-            config = (await self.monitor("/varz")).get("jetstream", {}).get("config", {})
+            config = (await self.monitor("/jsz")).get("config", {})  # /varz keeps for ever what it was asked too early
             health = await self.monitor("/healthz")
         except (OSError, ValueError) as error:
             return f"its monitor does not answer: {error!r}"

@@ -27,10 +27,10 @@ from orchestrator_free.errors import (
 )
 from orchestrator_free.events import Body, Event, decode, encode, validate
 from orchestrator_free.fold import Fold, View
-from orchestrator_free.jetstream import Log, Objects, PullConsumer, Wire, WireOptions
 from orchestrator_free.jetstream import Delivery as RawDelivery
+from orchestrator_free.jetstream import Log, Objects, PullConsumer, Wire, WireOptions
 from orchestrator_free.reader import Entry, Reader, to_event
-from orchestrator_free.subjects import ALL, ROOT, Position, address, check_name, parse, run_id, session_filter
+from orchestrator_free.subjects import ROOT, Position, address, check_name, parse, run_id, session_filter
 
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
 #: a follower that is slower than its session lets the log wait for it beyond this many events
@@ -40,7 +40,7 @@ Start = Literal["beginning", "new"] | Position | datetime
 
 
 @asynccontextmanager
-async def connect(  # noqa: PLR0913 - the ways to authenticate
+async def connect(
     url: str = DEFAULT_URL,
     *,
     member: str = "service",
@@ -134,7 +134,10 @@ class Broker:
         found = {where.session: shard for subject, shard in subjects.items() if (where := parse(subject))}
         page = sorted(name for name in found if name > after)[:limit]
         folds = await asyncio.gather(*(self.session(name).meta() for name in page))
-        return [SessionInfo(name, meta["title"], meta["agents"], meta["created"]) for name, meta in zip(page, folds, strict=True)]
+        return [
+            SessionInfo(name, meta["title"], meta["agents"], meta["created"])
+            for name, meta in zip(page, folds, strict=True)
+        ]
 
 
 class Session:
@@ -426,7 +429,9 @@ def _ignore(lost: PositionLost) -> None:
 
 def _object_names(view: View) -> list[str]:
     runs = [run for agent in view["agents"] for run in agent["runs"]]
-    files = [part["object"] for run in runs for part in run["parts"] if part.get("type") == "file" and part.get("object")]
+    files = [
+        part["object"] for run in runs for part in run["parts"] if part.get("type") == "file" and part.get("object")
+    ]
     return [run["object"] for run in runs if run["object"]] + files
 
 

@@ -76,7 +76,7 @@ class Address:
         return f"{ROOT}.{self.shard}.{self.session}.{self.member}.{self.kind}" + (f".{tail}" if tail else "")
 
 
-def address(  # noqa: PLR0913 - the grammar has this many places
+def address(
     shard: int, session: str, member: str, kind: str, *, target: str = "", id: str = ""
 ) -> Address:
     """Build an address from untrusted parts; every part is checked."""
@@ -140,7 +140,9 @@ class Position:
         """
         match = _POSITION.fullmatch(text)
         if match is None:
-            raise InvalidPosition(f"{text[:80]!r} is not a position; pass one that an event, a view or an id: line gave")
+            raise InvalidPosition(
+                f"{text[:80]!r} is not a position; pass one that an event, a view or an id: line gave"
+            )
         return cls(match[1], int(match[2]))
 
 

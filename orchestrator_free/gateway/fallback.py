@@ -75,8 +75,7 @@ class AsgiFeedConnection(Feed):
     async def run(self, receive: Receive, send: Send) -> None:
         """Carry the feed until it ends, the client leaves or the server gives up."""
         pump, gone, aborted = tasks = [
-            asyncio.ensure_future(wait)
-            for wait in (self._pump(send), _disconnected(receive), self._aborted.wait())
+            asyncio.ensure_future(wait) for wait in (self._pump(send), _disconnected(receive), self._aborted.wait())
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

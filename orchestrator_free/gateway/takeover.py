@@ -131,9 +131,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
             take: Any = partial(self._take, weakref.ref(cycle))  # weak: no garbage cycle per request
             self.scope.setdefault("extensions", {})[EXTENSION] = take
 
-    def _take(
-        self, request: weakref.ref[RequestResponseCycle], head: Head, handler: Handler
-    ) -> FeedConnection:
+    def _take(self, request: weakref.ref[RequestResponseCycle], head: Head, handler: Handler) -> FeedConnection:
         """Make a feed of the connection; what was pipelined behind the request is dropped."""
         cycle = request()
         if cycle is None or self._taken or cycle.response_started:
@@ -202,6 +200,9 @@ class FeedHttpProtocol(HttpToolsProtocol):
             self._deadline.cancel()
             self._deadline = None
         super().on_message_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """An offer to upgrade (curl --http2 makes one) may be ignored; it is nothing to warn about."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Release everything, so that no cycle of references keeps a connection until the next collection."""

@@ -27,6 +27,7 @@ EXTENSION: Final = "orchestrator_free.feed"
 End = Literal["finished", "cut", "left", "flooded", "overrun"]
 
 _LAST_CHUNK: Final = b"0\r\n\r\n"
+_BROKEN_CHUNK: Final = b"1\r\n"  # promises a byte that never comes: an end nobody can take for a good one
 CUT_SECONDS: Final = 1.0
 FINISH_SECONDS: Final = 30.0
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -78,11 +79,15 @@ class Head:
                 raise InvalidInput(f"header {name!r} is set by the transport; leave it out")
 
     def encode(self, *, chunked: bool) -> bytes:
-        """Return the head as HTTP/1.1 bytes; nothing follows a feed on its connection, so it says close."""
+        """Return the head as HTTP/1.1 bytes.
+
+        Where bodies are chunked it does not say `connection: close`, although the connection closes after the
+        feed: undici (node's fetch) would then take any end of the connection for the end of the body.
+        """
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
         lines += [f"{name}: {value}" for name, value in self.headers]
-        lines += ["transfer-encoding: chunked"] if chunked else []
-        return "\r\n".join([*lines, "connection: close", "", ""]).encode("latin-1")
+        lines.append("transfer-encoding: chunked" if chunked else "connection: close")
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 def frame(data: bytes) -> bytes:
@@ -118,9 +123,7 @@ class Feed(ABC):
 
     __slots__ = ("chunked", "end", "handler", "limits", "paused_since", "writable", "write")
 
-    def __init__(
-        self, handler: Handler, write: Callable[[bytes], object], *, chunked: bool, limits: Limits
-    ) -> None:
+    def __init__(self, handler: Handler, write: Callable[[bytes], object], *, chunked: bool, limits: Limits) -> None:
         self.handler: Handler | None = handler
         self.write = write
         self.chunked = chunked
@@ -256,13 +259,15 @@ class FeedConnection(Feed, asyncio.Protocol):
         """Close so that the client sees a truncated body; without chunks only a reset says so."""
         if self._stop("cut"):
             if self.chunked:
+                self.write(_BROKEN_CHUNK)
                 self._close(CUT_SECONDS)
             else:
                 self._reset()
 
     def abort(self) -> None:
         """Close at once."""
-        self._stop("cut")
+        if self._stop("cut") and self.chunked and not self.buffered:
+            self.write(_BROKEN_CHUNK)
         if self.chunked:
             self.transport.abort()
         else:

@@ -193,7 +193,9 @@ class Log:
 
     # -- by Direct Get ------------------------------------------------------------------------------------------
 
-    async def _direct(self, stream: str, body: dict[str, Any], deadline: float = 20.0) -> tuple[list[Message], int, bytes]:
+    async def _direct(
+        self, stream: str, body: dict[str, Any], deadline: float = 20.0
+    ) -> tuple[list[Message], int, bytes]:
         """One Direct Get request; return (messages, status, status header)."""
         loop = asyncio.get_running_loop()
         end = loop.time() + deadline

@@ -19,7 +19,7 @@ class Objects:
     """The bucket; opened, or created, at first use."""
 
     def __init__(self, wire: Wire, *, replicas: int = 1) -> None:
-        self._js = JetStreamContext(wire._client, timeout=10)  # noqa: SLF001 - same package
+        self._js = JetStreamContext(wire._client, timeout=10)
         self._replicas = replicas
         self._store: ObjectStore | None = None
 

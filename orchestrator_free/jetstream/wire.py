@@ -168,12 +168,12 @@ class Wire:
         self._closing = True
         try:
             await self._client.close()
-        except Exception as error:  # noqa: BLE001 - nats-py raises AttributeError when it never connected
+        except Exception as error:
             _log.debug("close after a failed connect", error=repr(error))
 
     def _take_over(self) -> None:
         """Put our parser in the place of nats-py's, and subscribe to the reply inbox."""
-        self._client._ps = self._parser  # noqa: SLF001
+        self._client._ps = self._parser
         self.connected.set()
         self.subscribe(f"{self._inbox}.*", self._on_reply)
 
@@ -187,7 +187,7 @@ class Wire:
         self._fail_pending()
         try:
             await self._client.close()
-        except Exception as error:  # noqa: BLE001 - nats-py raises AttributeError when closed while disconnected
+        except Exception as error:
             _log.debug("close while disconnected", error=repr(error))
 
     @property
@@ -232,7 +232,7 @@ class Wire:
         self.reconnects += 1
         # Subscriptions made while nats-py was re-subscribing would be missed; the broker ignores the ones it has.
         for sid in self._parser.handlers:
-            self._send(f"SUB {self._client._subs[int(sid)].subject} {sid.decode()}\r\n".encode())  # noqa: SLF001
+            self._send(f"SUB {self._client._subs[int(sid)].subject} {sid.decode()}\r\n".encode())
         self.connected.set()
         _log.info("connected to the broker again", url=self.options.url)
         for callback in self.on_reconnect:
@@ -248,8 +248,8 @@ class Wire:
 
     def _flush(self) -> None:
         out, self._out = self._out, []
-        if out and self._client.is_connected and self._client._transport is not None:  # noqa: SLF001
-            self._client._transport.write(b"".join(out))  # noqa: SLF001
+        if out and self._client.is_connected and self._client._transport is not None:
+            self._client._transport.write(b"".join(out))
 
     def send(self, subject: str, payload: bytes = b"", *, reply: str = "", header: bytes = b"") -> None:
         """Publish without an acknowledgement: for acks, requests and what may be lost. Dropped while disconnected."""
@@ -265,15 +265,15 @@ class Wire:
         The handler runs inside the read loop: it must be quick and must not await.
         """
         client = self._client
-        client._sid += 1  # noqa: SLF001
-        sid = client._sid  # noqa: SLF001
+        client._sid += 1
+        sid = client._sid
         # Registered with nats-py as well, which subscribes again after a reconnect.
-        client._subs[sid] = Subscription(client, sid, subject)  # noqa: SLF001
+        client._subs[sid] = Subscription(client, sid, subject)
         self._parser.handlers[str(sid).encode()] = handler
         self._send(f"SUB {subject} {sid}\r\n".encode())
 
         def unsubscribe() -> None:
-            if client._subs.pop(sid, None) is not None:  # noqa: SLF001
+            if client._subs.pop(sid, None) is not None:
                 self._parser.handlers.pop(str(sid).encode(), None)
                 self._send(f"UNSUB {sid}\r\n".encode())
 
@@ -310,7 +310,9 @@ class Wire:
         """Return a subject below this connection's inbox for a subscription of its own."""
         return f"{self._inbox}.own.{self._token()}"
 
-    async def exchange(self, subject: str, payload: bytes, *, header: bytes = b"", seconds: float) -> tuple[bytes, bytes]:
+    async def exchange(
+        self, subject: str, payload: bytes, *, header: bytes = b"", seconds: float
+    ) -> tuple[bytes, bytes]:
         """Send one request; return (payload, header) of the answer.
 
         Raises:
@@ -327,7 +329,9 @@ class Wire:
         finally:
             del self._pending[token]
 
-    async def patiently(self, subject: str, payload: bytes, header: bytes, deadline: float) -> tuple[bytes, bytes, bool]:
+    async def patiently(
+        self, subject: str, payload: bytes, header: bytes, deadline: float
+    ) -> tuple[bytes, bytes, bool]:
         """Send a request again and again until it is answered; return (payload, header, sent_before).
 
         `sent_before` says that an earlier try may have taken effect too.
@@ -376,7 +380,7 @@ class Wire:
             await asyncio.sleep(0.25)
             deadline -= 0.25
 
-    async def publish(  # noqa: PLR0913 - the options of one publish
+    async def publish(
         self,
         subject: str,
         payload: bytes,

@@ -1,0 +1,101 @@
+"""Frames: stored messages as the bytes that clients get, encoded once per gateway; and which client gets which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal
+
+import orjson
+
+from orchestrator_free.errors import InvalidInput
+from orchestrator_free.reader import Entry
+from orchestrator_free.subjects import KINDS, Address, check_name
+
+Format = Literal["sse", "ndjson"]
+
+HEARTBEAT: Final[dict[Format, bytes]] = {"sse": b": heartbeat\n\n", "ndjson": b"\n"}
+
+
+@lru_cache(maxsize=16384)
+def _prefix(address: Address) -> bytes:
+    """Return the part of an envelope that is the same for every event of an entity."""
+    names = {"session": address.session, "member": address.member, "kind": address.kind}
+    names |= {part: getattr(address, part) for part in KINDS[address.kind]}
+    return orjson.dumps(names)[:-1]
+
+
+class Frame:
+    """One event as bytes.
+
+    Attributes:
+        sequence: of the event.
+        sse: `id:` and `data:` lines, LF framing, one line of JSON.
+    """
+
+    __slots__ = ("_start", "address", "sequence", "sse")
+
+    def __init__(self, epoch: str, entry: Entry) -> None:
+        message = entry.message
+        payload = message.payload
+        if b"\n" in payload or b"\r" in payload:
+            payload = orjson.dumps(entry.event.body)  # the only case in which a payload is not passed on as it is
+        position = b"%b-%d" % (epoch.encode(), message.sequence)
+        self.sequence = message.sequence
+        self.address = entry.event.address
+        self._start = len(position) + 11
+        self.sse = b'id: %b\ndata: %b,"position":"%b","time":"%b","event":%b}\n\n' % (
+            position, _prefix(self.address), position, message.time.encode(), payload,
+        )  # fmt: skip
+
+    @property
+    def ndjson(self) -> bytes:
+        """The envelope as a line of JSON."""
+        return self.sse[self._start : -1]
+
+
+def control(name: str, body: object, *, position: str = "", form: Format = "sse") -> bytes:
+    """Return a frame that is no event of the log: `snapshot`, `reset`, `cut`, `deleted` or `idle`."""
+    if form == "ndjson":
+        return orjson.dumps({"control": name, "position": position or None, "data": body}) + b"\n"
+    head = f"id: {position}\n" if position else ""
+    return f"{head}event: {name}\ndata: ".encode() + orjson.dumps(body) + b"\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which events a client gets, and in which form; clients of equal selections share their bytes.
+
+    Attributes:
+        agents: only what these members published; None for all.
+        kinds: only these kinds of entity; None for all.
+        form: `sse` or `ndjson`.
+    """
+
+    agents: frozenset[str] | None = None
+    kinds: frozenset[str] | None = None
+    form: Format = "sse"
+
+    @classmethod
+    def parse(cls, agents: str, kinds: str, form: Format) -> Selection:
+        """Parse comma-separated query values; empty for all.
+
+        Raises:
+            InvalidInput: a name that cannot be one, an unknown kind.
+        """
+        names = frozenset(check_name("agents", name) for name in agents.split(",") if agents)
+        chosen = frozenset(kind for kind in kinds.split(",") if kinds)
+        unknown = sorted(chosen - KINDS.keys())
+        if unknown:
+            raise InvalidInput(f"kinds: {unknown[0][:40]!r} is no kind; there are {', '.join(KINDS)}")
+        return cls(names or None, chosen or None, form)
+
+    def bytes_of(self, frames: list[Frame]) -> bytes:
+        """Return the bytes of those frames that are selected."""
+        if self.agents is not None:
+            frames = [frame for frame in frames if frame.address.member in self.agents]
+        if self.kinds is not None:
+            frames = [frame for frame in frames if frame.address.kind in self.kinds]
+        if self.form == "ndjson":
+            return b"".join([frame.ndjson for frame in frames])
+        return b"".join([frame.sse for frame in frames])

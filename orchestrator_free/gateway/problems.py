@@ -1,0 +1,60 @@
+"""Errors as problem documents (RFC 9457): what was wrong, and what to do."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from orchestrator_free import errors
+
+_log = structlog.get_logger("orchestrator_free.gateway")
+
+_STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
+    (errors.TooLarge, 413),
+    (errors.InvalidInput, 400),
+    (errors.SessionNotFound, 404),
+    (errors.SessionExists, 409),
+    (errors.PositionLost, 410),
+    (errors.Conflict, 409),
+    (errors.PermissionDenied, 403),
+    (errors.StorageFull, 507),
+    (errors.BrokerTimeout, 504),
+    (errors.BrokerUnreachable, 503),
+    (errors.BrokerError, 502),
+)
+
+
+def problem(status: int, title: str, detail: str, *, type_: str = "about:blank") -> Response:
+    """Return a problem document."""
+    body = {"type": type_, "title": title, "status": status, "detail": detail}
+    headers = {"retry-after": "1"} if status in (503, 504) else None
+    return JSONResponse(body, status_code=status, headers=headers, media_type="application/problem+json")
+
+
+def _words(error: BaseException) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__)
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Translate an error of the library."""
+    title = _words(error)
+    for kind, status in _STATUS:
+        if isinstance(error, kind):
+            urn = f"urn:orchestrator-free:problem:{title.lower().replace(' ', '-')}"
+            return problem(status, title, str(error), type_=urn)
+    _log.error("request failed", path=request.url.path, exc_info=error)
+    return problem(500, "Internal error", "the gateway failed; its log says more")
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """Translate an error of the router."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    detail = f"{request.method} {request.url.path}: {getattr(error, 'detail', error)}; /docs lists what there is"
+    response = problem(status, str(getattr(error, "detail", "Error")), detail)
+    response.headers.update(getattr(error, "headers", None) or {})
+    return response
