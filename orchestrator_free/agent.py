@@ -15,6 +15,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 import orjson
@@ -103,6 +104,13 @@ class Agent:
                 await self.serve(broker)
 
 
+@dataclass(slots=True)
+class _Hold:
+    """The delivery that a run has to acknowledge; a redelivery takes its place."""
+
+    delivery: Delivery
+
+
 class _Worker:
     """One process's share of an agent's work."""
 
@@ -112,7 +120,9 @@ class _Worker:
         self._broker = broker
         self._wire = broker.log.wire
         self._runs: set[asyncio.Task[None]] = set()
-        self._free = asyncio.Semaphore(agent.settings.concurrency)
+        self._active: dict[tuple[str, str], _Hold] = {}
+        # Every shard's pull holds a place while it waits.
+        self._free = asyncio.Semaphore(max(agent.settings.concurrency, broker.log.shards))
         self._instance = secrets.token_hex(6)
         self.stats = AgentStats()
 
@@ -122,15 +132,16 @@ class _Worker:
             await consumer.open()
         await self._announce()
         ready()
+        present = asyncio.create_task(self._keep_present())
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._keep_present())
                 for consumer in consumers:
                     group.create_task(self._take(consumer))
         finally:
             for consumer in consumers:
                 consumer.close()
             await self._stop()
+            present.cancel()
 
     def _consumer(self, shard: int) -> PullConsumer:
         settings = self._agent.settings
@@ -138,16 +149,17 @@ class _Worker:
         return PullConsumer(self._wire, contract.stream_name(shard), config, places=1)
 
     async def _take(self, consumer: PullConsumer) -> None:
-        """Take inputs as long as there are free places; one waits here at most."""
-        async for delivery in consumer:
+        """Take inputs as long as there are free places; none is taken to wait here while another replica is idle."""
+        deliveries = aiter(consumer)
+        while True:
             await self._free.acquire()
-            task = asyncio.create_task(self._guarded(delivery))
+            task = asyncio.create_task(self._guarded(await anext(deliveries), consumer.created))
             self._runs.add(task)
             task.add_done_callback(self._runs.discard)
 
-    async def _guarded(self, delivery: Delivery) -> None:
+    async def _guarded(self, delivery: Delivery, since: str) -> None:
         try:
-            await self._work(delivery)
+            await self._work(_Hold(delivery), since)
         except BrokerError as error:
             # Not acknowledged: it is delivered again, and the next attempt sees what this one left in the log.
             _log.warning("run interrupted", agent=self._agent.name, error=str(error))
@@ -158,13 +170,13 @@ class _Worker:
 
     async def _stop(self) -> None:
         """Let runs end; give back what does not end in time, so that another replica takes it at once."""
-        with contextlib.suppress(BrokerError):
-            await self._broker.log.withdraw(self._presence_key)
         if self._runs:
             await asyncio.wait(self._runs, timeout=self._agent.settings.grace_seconds)
         for task in self._runs:
             task.cancel()
         await asyncio.gather(*self._runs, return_exceptions=True)
+        with contextlib.suppress(BrokerError):
+            await self._broker.log.withdraw(self._presence_key)
 
     # -- presence -----------------------------------------------------------------------------------------------
 
@@ -189,35 +201,45 @@ class _Worker:
 
     # -- one input ----------------------------------------------------------------------------------------------
 
-    async def _work(self, delivery: Delivery) -> None:
-        where = parse(delivery.message.subject)
-        if where is None:
-            await delivery.ack()  # a subject outside the grammar: no run could answer it
+    async def _work(self, hold: _Hold, since: str) -> None:
+        message = hold.delivery.message
+        where = parse(message.subject)
+        if where is None or not message.payload or where.shard != self._broker.log.shard(where.session):
+            # Outside the grammar, a marker of the broker, or in a shard where nobody would read the answer.
+            await hold.delivery.ack()
             return
-        body, problem = _read_input(delivery.message.payload)
-        if body.get("replayed") or (where.target == ALL and not await self._is_meant(where)):
-            await delivery.ack()
+        body, problem = _read_input(message.payload)
+        if body.get("replayed") or (where.target == ALL and not await self._is_meant(where, message.time, since)):
+            await hold.delivery.ack()
             return
-        beat = asyncio.create_task(self._beat(delivery))
+        key = (where.session, run_id(where.member, where.id))
+        if key in self._active:
+            self._active[key].delivery = hold.delivery  # the broker was away for long: this process is still at it
+            return
+        self._active[key] = hold
+        beat = asyncio.create_task(self._beat(hold))
         try:
-            if await self._attempt(delivery, where, body, problem):
-                await delivery.ack()
+            if await self._attempt(hold.delivery, where, body, problem):
+                await hold.delivery.ack()
         except asyncio.CancelledError:
-            delivery.again()
+            hold.delivery.again()
             raise
         finally:
             beat.cancel()
+            del self._active[key]
 
-    async def _is_meant(self, where: Address) -> bool:
-        """Whether an input to everybody is for this agent too."""
+    async def _is_meant(self, where: Address, sent: str, since: str) -> bool:
+        """Whether an input to everybody is for this agent too: it is named, or nobody is and it was there already."""
         agents = (await self._broker.session(where.session).meta())["agents"]
-        return not agents or self._agent.name in agents
+        if agents:
+            return self._agent.name in agents
+        return datetime.fromisoformat(sent) >= datetime.fromisoformat(since)
 
-    async def _beat(self, delivery: Delivery) -> None:
+    async def _beat(self, hold: _Hold) -> None:
         """Tell the broker that the run lives."""
         while True:
             await asyncio.sleep(self._agent.settings.ack_wait_seconds / 4)
-            delivery.in_progress()
+            hold.delivery.in_progress()
 
     async def _attempt(self, delivery: Delivery, where: Address, body: Body, problem: str) -> bool:
         """Do one attempt; return whether the input is dealt with."""
@@ -264,7 +286,7 @@ class _Worker:
             writer = RunWriter(self._wire, subject, fold, last=last)
             attempt = fold.attempt + 1
             try:
-                await writer.start(attempt, f"{where.member}/{where.id}", source.parent)
+                await writer.start(attempt, f"{where.member}/{where.id}", source.parent, self._instance)
             except Conflict:
                 fresh = False
                 continue

@@ -5,18 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from orchestrator_free.subjects import LIVE, ROOT, input_filters
+from orchestrator_free.subjects import LIVE, ROOT, check_name, input_filters
 
 #: what must agree between every process and the broker; the rest of a stream's settings is the operator's
 STRUCTURE: Final = (
     "subjects", "retention", "allow_direct", "allow_rollup_hdrs", "allow_msg_ttl", "allow_atomic", "republish",
-    "deny_purge", "deny_delete", "metadata.orchestrator_free.shards",
+    "deny_purge", "deny_delete", "metadata.orchestrator_free.shards", "metadata.orchestrator_free.wire",
 )  # fmt: skip
+#: version of broker/PROTOCOL.md; a client refuses streams of another one
+WIRE: Final = "1"
 PRESENCE_BUCKET: Final = "orchestrator_free_presence"
 OBJECT_BUCKET: Final = "orchestrator_free_objects"
 PRESENCE_TTL_SECONDS: Final = 6
 #: a run's input is delivered again when its process was silent for this long
 ACK_WAIT_SECONDS: Final = 8
+#: an event is delivered to a service again when it was not acknowledged for this long
+SERVICE_ACK_WAIT_SECONDS: Final = 30
+_DUPLICATES_SECONDS: Final = 120
 _SECOND: Final = 1_000_000_000
 
 
@@ -56,16 +61,17 @@ def stream_config(shard: int, settings: StreamSettings) -> dict[str, Any]:
         "max_bytes": settings.max_bytes,
         "max_msgs": -1,
         "max_consumers": -1,
-        "duplicate_window": 120 * _SECOND,
+        # The broker refuses a window that is longer than the age.
+        "duplicate_window": min(_DUPLICATES_SECONDS, settings.max_age_seconds or _DUPLICATES_SECONDS) * _SECOND,
         "allow_direct": True,
         "allow_rollup_hdrs": True,
         "allow_msg_ttl": True,
         "allow_atomic": True,
         "deny_purge": False,
         "deny_delete": False,
-        "subject_delete_marker_ttl": _SECOND,
+        # No subject_delete_marker_ttl: markers of expired inputs would come to agents as inputs.
         "republish": {"src": f"{ROOT}.{shard}.>", "dest": f"{LIVE}{ROOT}.{shard}.>"},
-        "metadata": {"orchestrator_free.shards": str(settings.shards)},
+        "metadata": {"orchestrator_free.shards": str(settings.shards), "orchestrator_free.wire": WIRE},
     }
 
 
@@ -90,6 +96,31 @@ def agent_consumer(shard: int, agent: str, *, ack_wait_seconds: float = ACK_WAIT
     }
 
 
+def session_consumer_name(session: str, durable: str) -> str:
+    """Return the name of a durable subscription to one session; `=` stands in no token, so no two can meet."""
+    return f"session={session}={durable}"
+
+
+def service_consumer_name(member: str) -> str:
+    """Return the name of the durable consumer with which a service follows all sessions, in each shard."""
+    return f"service-{member}"
+
+
+def service_consumer(shard: int, member: str) -> dict[str, Any]:
+    """Return the consumer with which a service follows every session of a shard from the beginning."""
+    return {
+        "durable_name": service_consumer_name(check_name("member", member)),
+        "description": f"service {member}",
+        "filter_subject": f"{ROOT}.{shard}.>",
+        "ack_policy": "explicit",
+        "ack_wait": SERVICE_ACK_WAIT_SECONDS * _SECOND,
+        "deliver_policy": "all",
+        "replay_policy": "instant",
+        "max_deliver": -1,
+        "max_ack_pending": 10_000,
+    }
+
+
 def presence_stream() -> dict[str, Any]:
     """Return the stream behind the presence bucket: in memory, entries live for a few seconds."""
     return {
@@ -109,6 +140,21 @@ def presence_stream() -> dict[str, Any]:
     }
 
 
+def object_stream(settings: StreamSettings) -> dict[str, Any]:
+    """Return the stream behind the object bucket, as the clients of NATS lay it out."""
+    return {
+        "name": f"OBJ_{OBJECT_BUCKET}",
+        "description": "orchestrator-free: files and large runs",
+        "subjects": [f"$O.{OBJECT_BUCKET}.C.>", f"$O.{OBJECT_BUCKET}.M.>"],
+        "storage": "file",
+        "num_replicas": settings.replicas,
+        "max_age": settings.max_age_seconds * _SECOND,
+        "discard": "new",
+        "allow_direct": True,
+        "allow_rollup_hdrs": True,
+    }
+
+
 def differences(wanted: dict[str, Any], found: dict[str, Any], fields: tuple[str, ...]) -> list[str]:
     """Compare two definitions field by field; return a line for each that differs."""
     lines = []
@@ -125,3 +171,125 @@ def _pick(config: dict[str, Any], path: str) -> Any:
     if rest:
         return (value or {}).get(rest)
     return value
+
+
+# -- permissions ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """What one kind of user may do; `{member}` stands for its name, `{stream}` for each shard's stream in turn.
+
+    Attributes:
+        about: who it is for, in a sentence.
+        publish: subjects it may publish to, requests included.
+        subscribe: subjects it may receive.
+    """
+
+    about: str
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+_PRESENCE_STREAM: Final = f"KV_{PRESENCE_BUCKET}"
+_OBJECT_STREAM: Final = f"OBJ_{OBJECT_BUCKET}"
+#: reading the log, the presence and the objects
+_READ: Final = (
+    "$JS.API.INFO",
+    "$JS.API.STREAM.NAMES",
+    "$JS.API.STREAM.INFO.{stream}",
+    "$JS.API.STREAM.MSG.GET.{stream}",
+    "$JS.API.DIRECT.GET.{stream}",
+    "$JS.API.DIRECT.GET.{stream}.>",
+    f"$JS.API.STREAM.INFO.{_PRESENCE_STREAM}",
+    f"$JS.API.DIRECT.GET.{_PRESENCE_STREAM}",
+    f"$JS.API.STREAM.INFO.{_OBJECT_STREAM}",
+    f"$JS.API.DIRECT.GET.{_OBJECT_STREAM}.>",
+    # The clients of NATS read the chunks of an object through a consumer of a random name.
+    f"$JS.API.CONSUMER.CREATE.{_OBJECT_STREAM}.>",
+    f"$JS.API.CONSUMER.DELETE.{_OBJECT_STREAM}.*",
+    f"$JS.FC.{_OBJECT_STREAM}.>",
+)
+
+
+def _consumer(name: str) -> tuple[str, ...]:
+    """Return what a member needs for a durable consumer of its own; the literal name keeps others away from it."""
+    return (
+        f"$JS.API.CONSUMER.CREATE.{{stream}}.{name}",
+        f"$JS.API.CONSUMER.CREATE.{{stream}}.{name}.>",
+        f"$JS.API.CONSUMER.DURABLE.CREATE.{{stream}}.{name}",
+        f"$JS.API.CONSUMER.INFO.{{stream}}.{name}",
+        f"$JS.API.CONSUMER.MSG.NEXT.{{stream}}.{name}",
+        f"$JS.ACK.{{stream}}.{name}.>",
+        f"$JS.ACK.*.*.{{stream}}.{name}.>",
+    )
+
+
+_WRITE_OBJECTS: Final = (
+    f"$O.{OBJECT_BUCKET}.C.*",
+    f"$O.{OBJECT_BUCKET}.M.*",
+    f"$JS.API.STREAM.PURGE.{_OBJECT_STREAM}",
+)
+
+ROLES: Final[dict[str, Role]] = {
+    "core": Role(
+        about="The gateway, the monitor, operators: publishes for people, so it may use every member's name.",
+        publish=(
+            f"{ROOT}.>",
+            f"$KV.{PRESENCE_BUCKET}.>",
+            *_READ,
+            *_WRITE_OBJECTS,
+            f"$JS.API.STREAM.CREATE.{_PRESENCE_STREAM}",
+            f"$JS.API.STREAM.CREATE.{_OBJECT_STREAM}",
+            "$JS.API.STREAM.CREATE.{stream}",
+            "$JS.API.STREAM.UPDATE.{stream}",
+            "$JS.API.STREAM.PURGE.{stream}",
+            "$JS.API.CONSUMER.*.{stream}",
+            "$JS.API.CONSUMER.*.{stream}.>",
+            "$JS.API.CONSUMER.DURABLE.CREATE.{stream}.>",
+            "$JS.API.CONSUMER.MSG.NEXT.{stream}.>",
+            "$JS.ACK.{stream}.>",
+            "$JS.ACK.*.*.{stream}.>",
+        ),
+        subscribe=("_INBOX.{member}.>", f"{LIVE}{ROOT}.>", "$JS.EVENT.ADVISORY.>"),
+    ),
+    "agent": Role(
+        about="An agent with all its replicas: publishes under its own name, takes its own inputs, reads all sessions.",
+        publish=(
+            f"{ROOT}.*.*.{{member}}.>",
+            f"$KV.{PRESENCE_BUCKET}.agent.{{member}}.*",
+            *_READ,
+            *_consumer(agent_consumer_name("{member}")),
+            *_WRITE_OBJECTS,
+        ),
+        subscribe=("_INBOX.{member}.>", f"{LIVE}{ROOT}.>"),
+    ),
+    "service": Role(
+        about="A service that follows all sessions with a durable consumer of its own; publishes no event.",
+        publish=(*_READ, *_consumer(service_consumer_name("{member}"))),
+        subscribe=("_INBOX.{member}.>", f"{LIVE}{ROOT}.>"),
+    ),
+    "observer": Role(
+        about="Reads all sessions, live and from the log; keeps no position at the broker, publishes no event.",
+        publish=_READ,
+        subscribe=("_INBOX.{member}.>", f"{LIVE}{ROOT}.>"),
+    ),
+}
+
+
+def permissions(role: str, member: str, *, shards: int = 1) -> dict[str, Any]:
+    """Return the permissions of a member in a role, as nats-server's configuration takes them."""
+    check_name("member", member)
+    found = ROLES[role]
+    return {
+        "publish": {"allow": _expand(found.publish, member, shards)},
+        "subscribe": {"allow": _expand(found.subscribe, member, shards)},
+    }
+
+
+def _expand(templates: tuple[str, ...], member: str, shards: int) -> list[str]:
+    subjects: dict[str, None] = {}
+    for template in templates:
+        for shard in range(shards if "{stream}" in template else 1):
+            subjects[template.replace("{member}", member).replace("{stream}", stream_name(shard))] = None
+    return list(subjects)

@@ -114,6 +114,7 @@ class RunStarted(_Payload):
     type: Literal["run.started"] = "run.started"
     attempt: int = Field(ge=1)
     input: str = Field(description="`<sender>/<input id>`")
+    replica: str = Field("", description="which process of the agent; unique, so that no two begin alike")
     parent: RunRef | None = None
 
 

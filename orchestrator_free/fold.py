@@ -400,7 +400,7 @@ class Fold:
         fold = cls(view["session"])
         fold.sequence = int(str(view["position"]).rpartition("-")[2])
         fold.meta = dict(view["meta"])
-        fold.inputs = {f"{entry['from']}/{entry['input']}": dict(entry) for entry in view["inputs"]}
+        fold.inputs = {f"{entry['from']}/{entry['to']}/{entry['input']}": dict(entry) for entry in view["inputs"]}
         for agent in view["agents"]:
             if agent["status"] == "offline":
                 fold.offline[agent["agent"]] = agent["reason"]
@@ -414,7 +414,7 @@ def _apply_input(fold: Fold, event: Event) -> bool:
     body, where = event.body, event.address
     if body["type"] != "input":
         return False
-    fold.inputs[f"{where.member}/{where.id}"] = {
+    fold.inputs[f"{where.member}/{where.target}/{where.id}"] = {
         "input": where.id,
         "from": where.member,
         "to": where.target,

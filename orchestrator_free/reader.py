@@ -91,10 +91,11 @@ class Reader:
         self._held: dict[int, Message] | None = {}
         self._overflow = False
         self._disorder = False
+        self._stale = False
+        self._verified = 0
         self._base = 0
         self._task: asyncio.Task[None] | None = None
         self._doubt = asyncio.Event()
-        self._heard = 0.0
         self._unsubscribe: Callable[[], None] = lambda: None
 
     @property
@@ -122,11 +123,14 @@ class Reader:
         self._unsubscribe = self._log.wire.subscribe(LIVE + self._filter, self._on_live)
         self._log.wire.on_reconnect.append(self._on_reconnect)
         try:
+            info = await self._log.info(self.shard)
+            self.epoch = self._log.epoch(self.shard)
+            if after is not None and after.epoch != self.epoch:
+                raise PositionLost("recreated", f"the log of {self.session!r} has epoch {self.epoch}, not {after.epoch}")
             if after is None or after.sequence == 0:
-                await self._check_epoch(after)
                 await self._read_beginning(compact=compact)
             else:
-                await self._check_position(after)
+                await self._check_position(after, info["state"]["last_seq"])
                 self.sequence = after.sequence
                 await self._catch_up()
         except BaseException:
@@ -134,14 +138,8 @@ class Reader:
             raise
         self._task = asyncio.create_task(self._watch(), name=f"reader {self.session}")
 
-    async def _check_epoch(self, after: Position | None) -> None:
-        if after is not None and after.epoch != self.epoch:
-            raise PositionLost("recreated", f"the log of {self.session!r} has epoch {self.epoch}, not {after.epoch}")
-
-    async def _check_position(self, after: Position) -> None:
-        await self._check_epoch(after)
-        info = await self._log.info(self.shard)
-        if after.sequence > info["state"]["last_seq"]:
+    async def _check_position(self, after: Position, end: int) -> None:
+        if after.sequence > end:
             raise PositionLost("ahead", f"{after} is beyond the end of the log")
         if not await self._log.table(self.shard, self._filter, up_to=after.sequence):
             raise PositionLost("too_old", f"what {self.session!r} held at {after} is gone")
@@ -208,7 +206,7 @@ class Reader:
         """
         merged, self._held = self._held or {}, None
         merged.update((message.sequence, message) for message in messages)
-        self._base = max(complete, self.sequence)
+        self._base = self._verified = max(complete, self.sequence)
         self._chain.clear()
         overflow, self._overflow = self._overflow, False
         self._accept([merged[sequence] for sequence in sorted(merged)])
@@ -222,7 +220,6 @@ class Reader:
         if message is None:
             self.skipped += 1
             return
-        self._heard = asyncio.get_running_loop().time()
         if self._held is None:
             self._accept([message])
         elif len(self._held) < _HELD:
@@ -236,6 +233,7 @@ class Reader:
         for message in messages:
             known = self._chain.get(message.subject, self._base)
             if message.sequence <= self.sequence:
+                self._stale = self._stale or message.previous >= 0
                 if message.sequence > known:
                     self._disorder = True
                     self._hold()
@@ -268,41 +266,47 @@ class Reader:
     # -- watching -----------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        """Repair after doubt; compare an idle session with the leader."""
-        loop = asyncio.get_running_loop()
+        """Repair after doubt; compare with the log every few seconds."""
         while True:
+            doubted = True
             try:
                 async with asyncio.timeout(CHECK_SECONDS):
                     await self._doubt.wait()
             except TimeoutError:
-                if loop.time() - self._heard < CHECK_SECONDS:
-                    continue
+                doubted = False
             try:
-                await self._repair()
+                await (self._repair() if doubted else self._check())
             except PositionLost as lost:
                 self._on_reset(lost)
                 return
             except BrokerError as error:
                 _log.warning("cannot read the log, trying again", session=self.session, error=str(error))
-                self._doubt.set()
+                self._hold()
                 await asyncio.sleep(0.5)
 
     async def _repair(self) -> None:
-        doubted = self._doubt.is_set()
+        """Read the log again from where the reader stands."""
         self._doubt.clear()
         if self._disorder:
             raise PositionLost("disorder", f"an event of {self.session!r} was missed and later ones handed on")
-        if doubted:
-            await self._log.refresh()
-            if self._log.epoch(self.shard) != self.epoch:
-                raise PositionLost("recreated", f"the log of {self.session!r} was made anew")
-        barrier = await self._barrier()
-        if not doubted and barrier <= self.sequence:
-            return
+        await self._log.info(self.shard)
+        if self._log.epoch(self.shard) != self.epoch:
+            raise PositionLost("recreated", f"the log of {self.session!r} was made anew")
         self.repairs += 1
-        if self._held is None:
-            self._held = {}
         await self._catch_up()
+
+    async def _check(self) -> None:
+        """Find out what the live tail lost without a trace: an entity's only message, the end of an idle session."""
+        stale, self._stale = self._stale, False
+        end = self.sequence
+        if stale or await self._barrier() > end:
+            self._hold()
+        for message in await self._log.table(self.shard, self._filter, after=self._verified):
+            known = self._chain.get(message.subject, self._base)
+            if message.sequence <= end and message.sequence > known:
+                self._disorder = True
+                self._hold()
+        self._verified = end
 
     def close(self) -> None:
         """Stop. Safe to call twice."""

@@ -63,13 +63,13 @@ class RunWriter:
         self.fold = fold
         self.first_write: float | None = None
 
-    async def start(self, attempt: int, source: str, parent: Any) -> None:
+    async def start(self, attempt: int, source: str, parent: Any, replica: str) -> None:
         """Begin an attempt: from its position on, earlier attempts' output no longer counts.
 
         Raises:
             Conflict: another replica began one first.
         """
-        body: Body = {"type": "run.started", "attempt": attempt, "input": source}
+        body: Body = {"type": "run.started", "attempt": attempt, "input": source, "replica": replica}
         if parent is not None:
             body["parent"] = parent
         self._last = await self._wire.publish(self._subject, encode(body), expect=self._last)

@@ -50,7 +50,7 @@ async def connect(
     ca: Path | None = None,
     certificate: Path | None = None,
     key: Path | None = None,
-    inbox_prefix: str = "_INBOX",
+    inbox_prefix: str | None = None,
     settings: contract.StreamSettings | None = None,
 ) -> AsyncIterator[Broker]:
     """Connect to a broker as a member; streams are created if they are missing, checked if they are not.
@@ -64,7 +64,7 @@ async def connect(
         ca: PEM file to verify the broker against.
         certificate: PEM file of this client.
         key: its private key.
-        inbox_prefix: for accounts that scope inboxes per user.
+        inbox_prefix: where replies come; `_INBOX.<member>` unless the account scopes inboxes otherwise.
         settings: for the creation of the streams.
 
     Raises:
@@ -74,7 +74,7 @@ async def connect(
     check_name("member", member)
     options = WireOptions(
         url=url, name=f"orchestrator-free {member}", credentials=credentials, nkey_seed=nkey_seed, token=token, ca=ca,
-        certificate=certificate, key=key, inbox_prefix=inbox_prefix,
+        certificate=certificate, key=key, inbox_prefix=inbox_prefix or f"_INBOX.{member}",
     )  # fmt: skip
     wire = await Wire.connect(options)
     try:
@@ -344,6 +344,8 @@ class Session:
             places: how many unacknowledged deliveries this process takes at once.
             ack_wait_seconds: delivered again after this long.
         """
+        if isinstance(start, Position) and start.epoch != self._log.epoch(self.shard):
+            raise PositionLost("recreated", f"{start} is of another log than {self.id!r} has now")
         config = self._durable_config(check_name("durable", durable), start, agents, kinds, ack_wait_seconds)
         consumer = PullConsumer(self._log.wire, contract.stream_name(self.shard), config, places=places)
         try:
@@ -363,7 +365,7 @@ class Session:
             for kind in ([f"{kind}.>" for kind in kinds] + [kind for kind in kinds] if kinds else [">"])
         ]
         config: dict[str, Any] = {
-            "durable_name": f"session-{self.id}-{durable}",
+            "durable_name": contract.session_consumer_name(self.id, durable),
             "filter_subjects": filters,
             "ack_policy": "explicit",
             "ack_wait": int(wait * 1e9),

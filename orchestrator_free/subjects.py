@@ -16,6 +16,7 @@ from typing import Final
 from orchestrator_free.errors import InvalidName, InvalidPosition
 
 TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_SHARD: Final = re.compile(r"0|[1-9][0-9]{0,3}")
 ROOT: Final = "session"
 LIVE: Final = "live."
 ALL: Final = "all"
@@ -42,8 +43,9 @@ def check_name(what: str, value: object) -> str:
     """
     if isinstance(value, str) and TOKEN.fullmatch(value):
         return value
-    shown = value if not isinstance(value, str) or len(value) <= 80 else value[:80] + "…"
-    raise InvalidName(f"{what} {shown!r} is not a valid name: use 1 to 64 of the characters A-Z a-z 0-9 _ -")
+    shown = repr(value)
+    shown = shown if len(shown) <= 90 else shown[:90] + "…"
+    raise InvalidName(f"{what} {shown} is not a valid name: use 1 to 64 of the characters A-Z a-z 0-9 _ -")
 
 
 def shard_of(session: str, shards: int) -> int:
@@ -91,7 +93,7 @@ def address(
 def parse(subject: str) -> Address | None:
     """Parse a stored subject; None if it is not one of ours (a reader counts and skips it)."""
     tokens = subject.split(".")
-    if len(tokens) < 5 or tokens[0] != ROOT or not tokens[1].isdecimal():
+    if len(tokens) < 5 or tokens[0] != ROOT or not _SHARD.fullmatch(tokens[1]):
         return None
     _, shard, session, member, kind, *rest = tokens
     parts = KINDS.get(kind)

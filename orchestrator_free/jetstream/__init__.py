@@ -3,9 +3,9 @@
 It knows streams, subjects and bytes, not runs or views, and translates every foreign error into the error tree.
 """
 
-from orchestrator_free.jetstream.log import Log, Message
+from orchestrator_free.jetstream.log import ConsumerState, Log, Message
 from orchestrator_free.jetstream.objects import Objects
 from orchestrator_free.jetstream.wire import Wire, WireOptions
 from orchestrator_free.jetstream.work import Delivery, PullConsumer
 
-__all__ = ["Delivery", "Log", "Message", "Objects", "PullConsumer", "Wire", "WireOptions"]
+__all__ = ["ConsumerState", "Delivery", "Log", "Message", "Objects", "PullConsumer", "Wire", "WireOptions"]

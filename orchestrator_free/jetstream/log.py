@@ -21,9 +21,14 @@ from orchestrator_free.subjects import LIVE, ROOT, epoch_of, shard_of
 
 _BATCH: Final = 4096
 _MULTI_LAST_LIMIT: Final = 1000
+#: of one `page`; a message larger than this still comes, alone
+_PAGE_BYTES: Final = 1024 * 1024
 _STREAM_NOT_FOUND: Final = 10059
 _NO_MESSAGE: Final = 10037
 _IN_USE: Final = 10058
+_END_OF_BATCH: Final = 204
+_TOO_MANY: Final = 413
+_CONSUMER_NOT_FOUND: Final = 10014
 
 
 @dataclass(slots=True)
@@ -41,6 +46,43 @@ class Message:
     payload: bytes
     rollup: bool
     previous: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerState:
+    """A durable consumer, as the broker reports it.
+
+    Attributes:
+        time: the broker's clock when it answered, RFC 3339.
+        pending: messages not delivered yet. unacknowledged: delivered, not acknowledged. redelivered: of those, again.
+        delivered: deliveries so far, repeated ones included; any delivery moves it.
+        floor: everything up to this sequence of the stream is acknowledged.
+    """
+
+    name: str
+    created: str
+    filters: tuple[str, ...]
+    time: str
+    pending: int
+    unacknowledged: int
+    redelivered: int
+    delivered: int
+    floor: int
+
+    @property
+    def outstanding(self) -> int:
+        """Messages it still owes."""
+        return self.pending + self.unacknowledged
+
+    @classmethod
+    def read(cls, info: dict[str, Any]) -> ConsumerState:
+        """Read ConsumerInfo."""
+        config = info["config"]
+        filters = config.get("filter_subjects") or [config.get("filter_subject") or ">"]
+        return cls(
+            info["name"], info["created"], tuple(filters), info["ts"], info["num_pending"], info["num_ack_pending"],
+            info["num_redelivered"], info["delivered"]["consumer_seq"], info["ack_floor"]["stream_seq"],
+        )  # fmt: skip
 
 
 def _field(header: bytes, name: bytes) -> str:
@@ -121,6 +163,7 @@ class Log:
         for shard in range(self.shards):
             await self._ensure_stream(contract.stream_config(shard, wanted), contract.STRUCTURE)
         await self._ensure_stream(contract.presence_stream(), ("subjects", "storage", "allow_direct"))
+        await self._ensure_stream(contract.object_stream(wanted), ("subjects", "storage"))
         await self.refresh()
 
     async def _find(self, name: str) -> dict[str, Any] | None:
@@ -150,15 +193,16 @@ class Log:
     async def refresh(self) -> None:
         """Read the epochs again; a stream that was made anew has another."""
         for shard in range(self.shards):
-            name = contract.stream_name(shard)
-            info = await self.wire.api(f"STREAM.INFO.{name}")
-            self._epochs[shard] = epoch_of(name, info["created"])
+            await self.info(shard)
 
     async def info(self, shard: int, *, subjects: str = "") -> dict[str, Any]:
-        """Return STREAM.INFO; with a subject filter also `state.subjects`, all pages of it."""
-        name = f"STREAM.INFO.{contract.stream_name(shard)}"
+        """Return STREAM.INFO, and note the epoch; with a subject filter also `state.subjects`, all pages of it."""
+        stream = contract.stream_name(shard)
+        name = f"STREAM.INFO.{stream}"
         if not subjects:
-            return await self.wire.api(name)
+            info = await self.wire.api(name)
+            self._epochs[shard] = epoch_of(stream, info["created"])
+            return info
         found: dict[str, int] = {}
         while True:
             info = await self.wire.api(name, {"subjects_filter": subjects, "offset": len(found)})
@@ -167,6 +211,37 @@ class Log:
             if not page or len(found) >= info.get("total", 0):
                 info["state"]["subjects"] = found
                 return info
+
+    # -- consumers ----------------------------------------------------------------------------------------------
+
+    async def consumer_names(self, shard: int) -> list[str]:
+        """Return the names of all consumers of a shard: cheaper than their states, and told by any server."""
+        return await self._pages("CONSUMER.NAMES", shard)
+
+    async def consumers(self, shard: int) -> list[ConsumerState]:
+        """Return the durable consumers of a shard; those whose leader is away are not among them."""
+        found = await self._pages("CONSUMER.LIST", shard)
+        return [ConsumerState.read(info) for info in found if info["config"].get("durable_name")]
+
+    async def _pages(self, call: str, shard: int) -> list[Any]:
+        found: list[Any] = []
+        offset = 0
+        while True:
+            answer = await self.wire.api(f"{call}.{contract.stream_name(shard)}", {"offset": offset})
+            found += answer.get("consumers") or []
+            offset += answer["limit"]  # not what came: a consumer without a leader takes a place and is left out
+            if offset >= answer["total"]:
+                return found
+
+    async def consumer(self, shard: int, name: str) -> ConsumerState | None:
+        """Return a consumer, from its leader; None if there is none of this name."""
+        try:
+            found = await self.wire.api(f"CONSUMER.INFO.{contract.stream_name(shard)}.{name}", deadline=4.0)
+        except BrokerError as error:
+            if getattr(error, "code", 0) == _CONSUMER_NOT_FOUND:
+                return None
+            raise
+        return ConsumerState.read(found)
 
     # -- from the leader ----------------------------------------------------------------------------------------
 
@@ -226,33 +301,54 @@ class Log:
             body = {"seq": start, "batch": _BATCH, "next_by_subj": subject}
             messages, status, header = await self._direct(stream, body)
             found += messages
-            if status != 204 or not messages or _field(header, b"Nats-Num-Pending") in ("", "0"):
+            if status != _END_OF_BATCH or not messages or _field(header, b"Nats-Num-Pending") in ("", "0"):
                 return found
             start = messages[-1].sequence + 1
 
-    async def table(self, shard: int, subject: str, *, up_to: int = 0) -> list[Message]:
+    async def page(self, shard: int, subject: str, *, after: int, limit: int) -> tuple[list[Message], bool]:
+        """Return at most `limit` messages of a subject or filter after a sequence, and whether there are more."""
+        body = {"seq": after + 1, "batch": limit, "max_bytes": _PAGE_BYTES, "next_by_subj": subject}
+        messages, status, header = await self._direct(contract.stream_name(shard), body)
+        return messages, status == 204 and _field(header, b"Nats-Num-Pending") not in ("", "0")
+
+    async def last_of(self, shard: int, subjects: Sequence[str]) -> list[Message]:
+        """Return the last message of each of these subjects that has one, in order of sequence."""
+        return await self._table_of(contract.stream_name(shard), subjects)
+
+    async def table(self, shard: int, subject: str, *, after: int = 0, up_to: int = 0) -> list[Message]:
         """Return the last message of every subject that a filter matches, in order of sequence.
 
         Args:
             shard: which stream.
             subject: a subject or filter.
+            after: only where it is after this sequence.
             up_to: as it was at this sequence, as far as that is still stored; 0 for now.
         """
         stream = contract.stream_name(shard)
-        body = {"multi_last": [subject], "batch": 1024}
-        messages, status, _ = await self._direct(stream, body | ({"up_to_seq": up_to} if up_to else {}))
-        if status == 413:
+        found, status = await self._multi_last(stream, [subject], after, up_to)
+        if status == _TOO_MANY:
             info = await self.info(shard, subjects=subject)
-            return await self._table_of(stream, list(info["state"]["subjects"]))
-        return sorted(messages, key=lambda message: message.sequence)
-
-    async def _table_of(self, stream: str, subjects: Sequence[str]) -> list[Message]:
-        found: list[Message] = []
-        for start in range(0, len(subjects), _MULTI_LAST_LIMIT):
-            page = subjects[start : start + _MULTI_LAST_LIMIT]
-            messages, _, _ = await self._direct(stream, {"multi_last": page, "batch": 1024})
-            found += messages
+            subjects = list(info["state"]["subjects"])
+            up_to = up_to or info["state"]["last_seq"]
+            for start in range(0, len(subjects), _MULTI_LAST_LIMIT):
+                page, _ = await self._multi_last(stream, subjects[start : start + _MULTI_LAST_LIMIT], after, up_to)
+                found += page
         return sorted(found, key=lambda message: message.sequence)
+
+    async def _multi_last(
+        self, stream: str, subjects: Sequence[str], after: int, up_to: int
+    ) -> tuple[list[Message], int]:
+        """Return the last message of each subject, however many requests it takes; and the status."""
+        found: list[Message] = []
+        while True:
+            body: dict[str, Any] = {"multi_last": subjects, "batch": 1024}
+            body |= {name: value for name, value in (("seq", after and after + 1), ("up_to_seq", up_to)) if value}
+            messages, status, header = await self._direct(stream, body)
+            found += messages
+            if status != _END_OF_BATCH or not messages or _field(header, b"Nats-Num-Pending") in ("", "0"):
+                return found, status
+            after = messages[-1].sequence
+            up_to = int(_field(header, b"Nats-UpTo-Sequence") or up_to)
 
     async def names(self, kind: str) -> dict[str, int]:
         """Return {subject: shard} of all subjects of a kind without further tokens, e.g. `meta`, in all sessions."""
@@ -274,16 +370,15 @@ class Log:
         await self.wire.publish(f"$KV.{contract.PRESENCE_BUCKET}.{key}", payload, deadline=4.0)
 
     async def withdraw(self, key: str) -> None:
-        """Remove a presence entry at once."""
-        body = {"filter": f"$KV.{contract.PRESENCE_BUCKET}.{key}"}
-        await self.wire.api(f"STREAM.PURGE.KV_{contract.PRESENCE_BUCKET}", body, deadline=2.0)
+        """Remove a presence entry at once: an empty entry takes its place until it vanishes, too."""
+        await self.wire.publish(f"$KV.{contract.PRESENCE_BUCKET}.{key}", b"", deadline=2.0)
 
     async def present(self, prefix: str) -> Iterable[tuple[str, bytes]]:
         """Return (key, payload) of every live presence entry below a prefix."""
         head = f"$KV.{contract.PRESENCE_BUCKET}."
         stream = f"KV_{contract.PRESENCE_BUCKET}"
         messages, _, _ = await self._direct(stream, {"seq": 1, "batch": 100_000, "next_by_subj": f"{head}{prefix}.>"})
-        return [(message.subject.removeprefix(head), message.payload) for message in messages]
+        return [(message.subject.removeprefix(head), message.payload) for message in messages if message.payload]
 
 
 def _trim(time: str) -> str:

@@ -6,8 +6,7 @@ import hashlib
 
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.api import StorageType
-from nats.js.errors import BucketNotFoundError, ObjectNotFoundError
+from nats.js.errors import ObjectNotFoundError
 from nats.js.object_store import ObjectStore
 
 from orchestrator_free import contract
@@ -16,22 +15,21 @@ from orchestrator_free.jetstream.wire import Wire
 
 
 class Objects:
-    """The bucket; opened, or created, at first use."""
+    """The bucket, opened at first use; `Log.ensure` has created it."""
 
-    def __init__(self, wire: Wire, *, replicas: int = 1) -> None:
-        self._js = JetStreamContext(wire._client, timeout=10)
-        self._replicas = replicas
-        self._store: ObjectStore | None = None
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._opened: tuple[object, ObjectStore] | None = None
 
     async def _bucket(self) -> ObjectStore:
-        if self._store is None:
+        client = self._wire.client
+        if self._opened is None or self._opened[0] is not client:
             try:
-                self._store = await self._js.object_store(contract.OBJECT_BUCKET)
-            except BucketNotFoundError:
-                self._store = await self._js.create_object_store(
-                    contract.OBJECT_BUCKET, storage=StorageType.FILE, replicas=self._replicas
-                )
-        return self._store
+                store = await JetStreamContext(client, timeout=10).object_store(contract.OBJECT_BUCKET)
+            except (NatsError, TimeoutError) as error:
+                raise BrokerError(f"the bucket {contract.OBJECT_BUCKET!r} cannot be opened: {error}") from error
+            self._opened = (client, store)
+        return self._opened[1]
 
     async def put(self, session: str, name: str, data: bytes) -> None:
         """Store an object; the same name again replaces it."""

@@ -25,7 +25,7 @@ class Parser:
     """Splits the byte stream into protocol messages; keeps the tail of an incomplete one."""
 
     def __init__(self, client: Any) -> None:
-        self._client = client
+        self.client = client
         self.handlers: dict[bytes, Handler] = {}
         self._tail = b""
 
@@ -69,7 +69,7 @@ class Parser:
         payload = buffer[body + header_size : end]
         handler = self.handlers.get(sid)
         if handler is None:
-            await self._client._process_msg(int(sid), arguments[0], reply, payload, header or None)
+            await self.client._process_msg(int(sid), arguments[0], reply, payload, header or None)
             return end + 2
         try:
             handler(arguments[0].decode(), reply.decode(), payload, header)
@@ -80,12 +80,12 @@ class Parser:
 
     async def _control(self, line: bytes) -> None:
         if line == b"PING":
-            await self._client._process_ping()
+            await self.client._process_ping()
         elif line == b"PONG":
-            await self._client._process_pong()
+            await self.client._process_pong()
         elif line[:4] == b"-ERR":
-            await self._client._process_err(line[5:].decode(errors="replace").lower())
+            await self.client._process_err(line[5:].decode(errors="replace").lower())
         elif line[:4] == b"INFO":
-            await self._client._process_info(json.loads(line[5:]))
+            await self.client._process_info(json.loads(line[5:]))
         elif line[:3] != b"+OK":
             raise ProtocolError("nats: unknown protocol")

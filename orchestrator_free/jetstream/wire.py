@@ -121,6 +121,8 @@ class Wire:
         self._out: list[bytes] = []
         self._closing = False
         self._last_error: Exception | None = None
+        self._subjects: dict[str, str] = {}
+        self._revival: asyncio.Task[None] | None = None
 
     # -- connection ---------------------------------------------------------------------------------------------
 
@@ -135,25 +137,32 @@ class Wire:
         wire = cls(options)
         client = wire._client
         try:
-            async with asyncio.timeout(options.connect_seconds):
-                await client.connect(
-                    **options.arguments(),
-                    connect_timeout=2,
-                    reconnect_time_wait=0.2,
-                    max_reconnect_attempts=-1,
-                    ping_interval=15,
-                    max_outstanding_pings=2,
-                    inbox_prefix=options.inbox_prefix.encode(),
-                    error_cb=wire._on_error,
-                    disconnected_cb=wire._on_disconnected,
-                    reconnected_cb=wire._on_reconnected,
-                    pending_size=0,
-                )
+            await wire._open(client)
         except (TimeoutError, OSError, NatsError, ValueError) as error:
             await wire._give_up()
             raise wire._connect_error(error) from error
-        wire._take_over()
+        wire.connected.set()
+        wire.subscribe(f"{wire._inbox}.*", wire._on_reply)
         return wire
+
+    async def _open(self, client: Client) -> None:
+        """Connect a client and put our parser in the place of nats-py's."""
+        async with asyncio.timeout(self.options.connect_seconds):
+            await client.connect(
+                **self.options.arguments(),
+                connect_timeout=2,
+                reconnect_time_wait=0.2,  # type: ignore[arg-type] - seconds for asyncio.sleep, whatever the annotation
+                max_reconnect_attempts=-1,
+                ping_interval=15,
+                max_outstanding_pings=2,
+                inbox_prefix=self.options.inbox_prefix.encode(),
+                error_cb=self._on_error,
+                disconnected_cb=self._on_disconnected,
+                reconnected_cb=self._on_reconnected,
+                closed_cb=self._on_closed,
+                pending_size=0,
+            )
+        client._ps = self._parser  # type: ignore[assignment]  # noqa: SLF001
 
     def _connect_error(self, error: Exception) -> BrokerError:
         reason = self._last_error or error
@@ -171,12 +180,6 @@ class Wire:
         except Exception as error:
             _log.debug("close after a failed connect", error=repr(error))
 
-    def _take_over(self) -> None:
-        """Put our parser in the place of nats-py's, and subscribe to the reply inbox."""
-        self._client._ps = self._parser
-        self.connected.set()
-        self.subscribe(f"{self._inbox}.*", self._on_reply)
-
     async def close(self) -> None:
         """End the connection; what is still awaited fails. Safe to call twice."""
         if self._closing:
@@ -189,6 +192,11 @@ class Wire:
             await self._client.close()
         except Exception as error:
             _log.debug("close while disconnected", error=repr(error))
+
+    @property
+    def client(self) -> Client:
+        """The nats-py client beneath, for what is not on the hot path; another one after a revival."""
+        return self._client
 
     @property
     def max_payload(self) -> int:
@@ -209,7 +217,7 @@ class Wire:
             _log.debug("connection", error=text)
 
     def _deny(self, text: str) -> None:
-        """Fail the requests a permission error is about; the broker reports the subject lower-cased, without a reply."""
+        """Fail the requests a permission error is about; the subject in it is lower-cased."""
         _log.warning("the broker refused a subject", reason=text.removeprefix("nats: "))
         quoted = text.split('"')
         subject = quoted[1] if len(quoted) > 2 else ""
@@ -238,6 +246,33 @@ class Wire:
         for callback in self.on_reconnect:
             callback()
 
+    async def _on_closed(self) -> None:
+        """nats-py gives a connection up for good at some errors of the broker; a session must not end with it."""
+        if not self._closing and self.connected.is_set() is False and self._revival is None:
+            _log.error("the broker closed the connection", url=self.options.url, reason=str(self._last_error))
+            self._revival = asyncio.create_task(self._revive(), name="revive connection")
+
+    async def _revive(self) -> None:
+        """Connect anew, with every subscription there was."""
+        while not self._closing:
+            await asyncio.sleep(0.5)
+            client = Client()
+            self._parser.reset()
+            try:
+                await self._open(client)
+            except (TimeoutError, OSError, NatsError) as error:
+                _log.warning("still no connection to the broker", url=self.options.url, reason=str(error))
+                continue
+            old, self._client = self._client, client
+            client._sid = old._sid  # noqa: SLF001
+            client._subs = {  # noqa: SLF001
+                int(sid): Subscription(client, int(sid), subject) for sid, subject in self._subjects.items()
+            }
+            self._parser.client = client
+            self._revival = None
+            await self._on_reconnected()
+            return
+
     # -- sending ------------------------------------------------------------------------------------------------
 
     def _send(self, command: bytes) -> None:
@@ -265,16 +300,18 @@ class Wire:
         The handler runs inside the read loop: it must be quick and must not await.
         """
         client = self._client
-        client._sid += 1
-        sid = client._sid
+        client._sid += 1  # noqa: SLF001
+        sid = str(client._sid)  # noqa: SLF001
         # Registered with nats-py as well, which subscribes again after a reconnect.
-        client._subs[sid] = Subscription(client, sid, subject)
-        self._parser.handlers[str(sid).encode()] = handler
+        client._subs[client._sid] = Subscription(client, client._sid, subject)  # noqa: SLF001
+        self._parser.handlers[sid.encode()] = handler
+        self._subjects[sid] = subject
         self._send(f"SUB {subject} {sid}\r\n".encode())
 
         def unsubscribe() -> None:
-            if client._subs.pop(sid, None) is not None:
-                self._parser.handlers.pop(str(sid).encode(), None)
+            if self._subjects.pop(sid, None) is not None:
+                self._client._subs.pop(int(sid), None)  # noqa: SLF001
+                self._parser.handlers.pop(sid.encode(), None)
                 self._send(f"UNSUB {sid}\r\n".encode())
 
         return unsubscribe
@@ -407,9 +444,9 @@ class Wire:
             Conflict: somebody else wrote first.
             TooLarge, StorageFull, PermissionDenied, BrokerTimeout: as they say; nothing is retried by the caller.
         """
-        if len(payload) > self.max_payload:
-            raise TooLarge(f"{len(payload)} bytes are more than the broker takes in one message ({self.max_payload})")
         header = _publish_header(expect, expect_filter, rollup=rollup, message_id=message_id)
+        if len(header) + len(payload) > self.max_payload:
+            raise TooLarge(f"{len(payload)} bytes are more than the broker takes in one message ({self.max_payload})")
         loop = asyncio.get_running_loop()
         end = loop.time() + deadline
         unsure = False
@@ -424,11 +461,11 @@ class Wire:
                 await asyncio.sleep(0.1)
                 continue
             conflict = api_error(subject, error)
-            if unsure and isinstance(conflict, Conflict) and await self._is_ours(subject, payload, conflict.actual):
+            if unsure and isinstance(conflict, Conflict) and await self._is_ours(subject, header + payload, conflict.actual):
                 return conflict.actual
             raise conflict
 
-    async def _is_ours(self, subject: str, payload: bytes, sequence: int) -> bool:
+    async def _is_ours(self, subject: str, sent: bytes, sequence: int) -> bool:
         """Whether the message at `sequence` is what we sent: an earlier try was stored, only its answer was lost."""
         if not sequence:
             return False
@@ -438,7 +475,8 @@ class Wire:
                 message = (await self.api(f"STREAM.MSG.GET.{stream}", {"seq": sequence}))["message"]
             except BrokerError:
                 return False
-            return message["subject"] == subject and base64.b64decode(message.get("data", "")) == payload
+            stored = base64.b64decode(message.get("hdrs", "")) + base64.b64decode(message.get("data", ""))
+            return message["subject"] == subject and stored == sent
         return False
 
 

@@ -23,6 +23,7 @@ _log = structlog.get_logger("orchestrator_free.jetstream")
 _EXPIRES_SECONDS: Final = 20.0
 _HEARTBEAT_SECONDS: Final = 3.0
 _SECOND: Final = 1_000_000_000
+_NO_CONSUMER: Final = 10014
 
 
 class Delivery:
@@ -66,6 +67,13 @@ class Delivery:
         self._wire.send(self._reply, b"-NAK " + orjson.dumps({"delay": int(delay_seconds * _SECOND)}))
 
 
+def _alike(found: Any, wanted: Any) -> bool:
+    """Compare a setting; the broker adds keys of its own to metadata."""
+    if isinstance(wanted, dict):
+        return all((found or {}).get(name) == value for name, value in wanted.items())
+    return bool(found == wanted)
+
+
 def _rfc3339(nanoseconds: int) -> str:
     """Return a time as the broker's headers write it."""
     whole = datetime.fromtimestamp(nanoseconds // _SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%S")
@@ -76,7 +84,8 @@ def _rfc3339(nanoseconds: int) -> str:
 class PullConsumer:
     """A durable consumer of one stream, created if it is missing; iterate over it for deliveries.
 
-    Iterate with `async for delivery in consumer`; `places` bounds how many deliveries are waiting or asked for here.
+    Iterate with `async for delivery in consumer`; `places` bounds how many deliveries are waiting or asked for here,
+    and nothing is asked for before the iteration goes on. `created` is when the consumer was made, RFC 3339.
     """
 
     def __init__(self, wire: Wire, stream: str, config: dict[str, Any], *, places: int) -> None:
@@ -91,6 +100,7 @@ class PullConsumer:
         self._closed = False
         self._missing = False
         self.places = places
+        self.created = ""
         # A subscription of its own: deliveries come under their stored subject, not under the reply subject.
         self._inbox = wire.own_inbox()
         self._release = wire.subscribe(self._inbox, self._take)
@@ -103,13 +113,29 @@ class PullConsumer:
         Raises:
             BrokerError: it exists with a configuration that cannot be changed to this one.
         """
-        body = {"stream_name": self._stream, "config": self._config, "action": ""}
         try:
-            await self._wire.api(f"CONSUMER.CREATE.{self._stream}.{self._name}", body)
+            self.created = str((await self._info() or await self._create())["created"])
         except BrokerError as error:
             if isinstance(error, BrokerTimeout):
                 raise
             raise BrokerError(f"consumer {self._name!r} on {self._stream}: {error}") from error
+
+    async def _info(self) -> dict[str, Any] | None:
+        """Return the consumer if it is there as wanted: where it begins counts for a new one only."""
+        try:
+            found = await self._wire.api(f"CONSUMER.INFO.{self._stream}.{self._name}")
+        except BrokerError as error:
+            if getattr(error, "code", 0) == _NO_CONSUMER:
+                return None
+            raise
+        start = ("deliver_policy", "opt_start_seq", "opt_start_time")
+        same = all(_alike(found["config"].get(name), want) for name, want in self._config.items() if name not in start)
+        self._config |= {name: found["config"][name] for name in start if name in found["config"]}
+        return found if same else None
+
+    async def _create(self) -> dict[str, Any]:
+        body = {"stream_name": self._stream, "config": self._config, "action": ""}
+        return await self._wire.api(f"CONSUMER.CREATE.{self._stream}.{self._name}", body)
 
     def close(self) -> None:
         """Stop pulling; what waits here unacknowledged is delivered again elsewhere. Safe to call twice."""

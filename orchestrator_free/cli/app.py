@@ -1,0 +1,243 @@
+"""The commands that use a session: each is a few lines over the library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+from rich.text import Text
+
+from orchestrator_free.cli import serve
+from orchestrator_free.cli.options import (
+    AsJson,
+    Ca,
+    Credentials,
+    Member,
+    Nkey,
+    SessionName,
+    Token,
+    Url,
+    err,
+    out,
+    reach,
+    run,
+    write_json,
+)
+from orchestrator_free.cli.render import render_head, render_sessions, render_view
+from orchestrator_free.errors import InvalidInput, SessionExists
+from orchestrator_free.events import Event
+from orchestrator_free.fold import Fold
+from orchestrator_free.logs import configure
+from orchestrator_free.session import DEFAULT_URL, Session
+from orchestrator_free.subjects import KINDS
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Durable sessions for multi-agent products, on NATS JetStream.\n\n"
+    "Start with [bold]orchestrator-free demo[/], or [bold]orchestrator-free up[/] and the README.",
+)
+app.command("up")(serve.up)
+app.command("demo")(serve.demo)
+app.command("launch")(serve.launch)
+app.command("lag")(serve.lag)
+
+
+@app.callback()
+def _reach(  # noqa: PLR0913 - the options of the command line
+    url: Url = DEFAULT_URL,
+    credentials: Credentials = None,
+    nkey: Nkey = None,
+    token: Token = None,
+    ca: Ca = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    reach.url, reach.credentials, reach.nkey, reach.token, reach.ca = url, credentials, nkey, token, ca
+    configure(level=log_level)
+
+
+@app.command()
+def send(  # noqa: PLR0913 - the options of the command line
+    session: SessionName,
+    text: Annotated[str, typer.Argument(help="What to say; - reads standard input.")],
+    to: Annotated[str, typer.Option(help="An agent, several separated by commas, or all.")] = "all",
+    sender: Member = "user",
+    data: Annotated[str | None, typer.Option(help="JSON beside the text.")] = None,
+    id: Annotated[str | None, typer.Option(help="Sending the same id and text again sends once.")] = None,
+    wait: Annotated[bool, typer.Option(help="Wait for the answers and print them.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send an input to a session; the session is begun if there is none."""
+
+    async def work() -> None:
+        words = typer.get_text_stream("stdin").read() if text == "-" else text
+        async with reach.connect(sender) as broker:
+            target = broker.session(session)
+            if not await target.exists():
+                await _begin(target)
+            names = to.split(",") if "," in to else to
+            sent = await target.send(words, to=names, data=_json_option(data), id=id)
+            answer = {"session": session, "input": sent.input, "run": sent.run, "position": str(sent.position)}
+            if as_json:
+                write_json(answer)
+            else:
+                err.print(f"sent as input {sent.input}, run {sent.run}, at {sent.position}", highlight=False)
+            if wait:
+                await _print_events(target, None, None, None, as_json=as_json, until_idle=True)
+
+    run(work())
+
+
+async def _begin(session: Session) -> None:
+    try:
+        await session.create()
+    except SessionExists:
+        return  # somebody else was first
+
+
+def _json_option(text: str | None) -> object:
+    if text is None:
+        return None
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"--data is not JSON: {error}") from error
+
+
+@app.command()
+def tail(  # noqa: PLR0913 - the options of the command line
+    session: SessionName,
+    after: Annotated[str | None, typer.Option(help="Go on behind this position.")] = None,
+    agents: Annotated[str | None, typer.Option(help="Only these members, separated by commas.")] = None,
+    kinds: Annotated[str | None, typer.Option(help=f"Only these kinds: {', '.join(KINDS)}.")] = None,
+    until_idle: Annotated[bool, typer.Option(help="End when nothing is open or waiting.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Follow a session's events, from the beginning or a position."""
+
+    async def work() -> None:
+        async with reach.connect() as broker:
+            target = broker.session(session)
+            await target.view(whole=False)  # an unknown session is an error here, not a long silence
+            await _print_events(target, after, agents, kinds, as_json=as_json, until_idle=until_idle)
+
+    run(work())
+
+
+async def _print_events(  # noqa: PLR0913 - the options of the command line
+    session: Session, after: str | None, agents: str | None, kinds: str | None, *, as_json: bool, until_idle: bool
+) -> None:
+    members = set(agents.split(",")) if agents else None
+    chosen = set(kinds.split(",")) if kinds else None
+    fold = Fold(session.id)
+    end = (await session.view(whole=False))["position"] if until_idle else ""
+    async for event in session.follow(after):
+        fold.apply(event)
+        if (members is None or event.member in members) and (chosen is None or event.kind in chosen):
+            _print_event(session, event, as_json=as_json)
+        reached = event.sequence >= int(end.rpartition("-")[2] or 0)
+        if until_idle and reached and next(fold.waiting(), None) is None:
+            return
+
+
+def _print_event(session: Session, event: Event, *, as_json: bool) -> None:
+    position = str(session.position(event.sequence))
+    if as_json:
+        where = {"position": position, "time": event.time, "member": event.member, "kind": event.kind, "id": event.id}
+        write_json({**where, "event": event.body})
+        return
+    rest = {name: value for name, value in event.body.items() if name != "type"}
+    line = Text.assemble(
+        (f"{position:>16} ", "dim"), (f"{event.member:12} ", "cyan"), (f"{event.type:16} ", "bold"),
+        orjson.dumps(rest).decode() if "text" not in rest else str(rest["text"]),
+    )  # fmt: skip
+    out.print(line, soft_wrap=True)
+
+
+@app.command()
+def sessions(
+    after: Annotated[str, typer.Option(help="The id before the page.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List the sessions."""
+
+    async def work() -> None:
+        async with reach.connect() as broker:
+            found = await broker.sessions(after=after, limit=limit)
+        if as_json:
+            for one in found:
+                row = {"session": one.session, "title": one.title, "agents": one.agents, "created": one.created}
+                write_json(row)
+            return
+        rows = [(one.session, one.title, " ".join(one.agents) or "any", one.created or "") for one in found]
+        out.print(render_sessions(rows))
+        if len(found) == limit:
+            err.print(f"more: --after {found[-1].session}")
+
+    run(work())
+
+
+@app.command()
+def show(session: SessionName, as_json: AsJson = False) -> None:
+    """Show a session as it stands: what everybody said and did, grouped by agent."""
+
+    async def work() -> None:
+        async with reach.connect() as broker:
+            view = await broker.session(session).view()
+        if as_json:
+            write_json(view)
+            return
+        out.print(render_head(view))
+        for entry in view["inputs"]:
+            out.print(Text.assemble((f"{entry['from']} → {entry['to']}: ", "bold"), entry["text"][:500]))
+        out.print(render_view(view))
+
+    run(work())
+
+
+@app.command()
+def delete(
+    session: SessionName, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
+) -> None:
+    """Delete a session with everything in it."""
+    if not yes:
+        typer.confirm(f"Delete session {session} with all its events and files?", abort=True)
+
+    async def work() -> None:
+        async with reach.connect() as broker:
+            await broker.session(session).delete()
+        err.print(f"deleted {session}")
+
+    run(work())
+
+
+@app.command(name="export")
+def export_(
+    session: SessionName,
+    to: Annotated[Path, typer.Option("--to", "-o", help="File to write; - for standard output.")] = Path("-"),
+) -> None:
+    """Write a session to a file: its log as it is, and its objects."""
+    from orchestrator_free.cli.transfer import write_export
+
+    run(write_export(session, to))
+
+
+@app.command(name="import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A file that `export` wrote; - for standard input.")],
+    session: Annotated[str | None, typer.Option("--as", help="The new session's id; as exported if absent.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read a session from a file; its inputs become history, no agent works on them again."""
+    from orchestrator_free.cli.transfer import read_import
+
+    run(read_import(file, session, as_json=as_json))
+
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

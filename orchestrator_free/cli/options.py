@@ -1,0 +1,114 @@
+"""What the commands share: how to reach the broker, how to end, how to print."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager, suppress
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import orjson
+import typer
+from rich.console import Console
+
+from orchestrator_free.errors import (
+    BrokerUnreachable,
+    InvalidInput,
+    OrchestratorFreeError,
+    SessionNotFound,
+)
+from orchestrator_free.session import DEFAULT_URL, Broker, connect
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_NOT_FOUND: Final = 3
+EXIT_UNAVAILABLE: Final = 69
+
+out = Console()
+err = Console(stderr=True)
+
+_BROKER = "Broker"
+Url = Annotated[
+    str, typer.Option("--url", envvar="ORCHESTRATOR_FREE_URL", help="NATS server(s).", rich_help_panel=_BROKER)
+]
+Credentials = Annotated[
+    Path | None,
+    typer.Option(envvar="ORCHESTRATOR_FREE_CREDENTIALS", help="A NATS .creds file.", rich_help_panel=_BROKER),
+]
+Nkey = Annotated[Path | None, typer.Option(help="A file with an nkey seed.", rich_help_panel=_BROKER)]
+Token = Annotated[
+    str | None, typer.Option(envvar="ORCHESTRATOR_FREE_TOKEN", help="A NATS token.", rich_help_panel=_BROKER)
+]
+Ca = Annotated[Path | None, typer.Option(help="PEM file to verify the broker against.", rich_help_panel=_BROKER)]
+Member = Annotated[str, typer.Option("--from", help="The member you speak as.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines: JSON, one object per line.")]
+SessionName = Annotated[str, typer.Argument(help="The session's id.", metavar="SESSION")]
+
+
+class Reach:
+    """The options that say how to reach the broker, collected by the app's callback."""
+
+    url: str = DEFAULT_URL
+    credentials: Path | None = None
+    nkey: Path | None = None
+    token: str | None = None
+    ca: Path | None = None
+
+    def connect(self, member: str = "cli") -> AbstractAsyncContextManager[Broker]:
+        """Connect as a member."""
+        return connect(
+            self.url, member=member, credentials=self.credentials, nkey_seed=self.nkey, token=self.token, ca=self.ca
+        )
+
+
+reach = Reach()
+
+
+def run(work: Coroutine[Any, Any, int | None]) -> None:
+    """Run a command to its end and exit: errors become one line and an exit code that means something."""
+    try:
+        code = asyncio.run(_until_signal(work))
+    except KeyboardInterrupt:
+        code = 130
+    except OrchestratorFreeError as error:
+        err.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        code = _code(error)
+    raise typer.Exit(code or 0)
+
+
+def _code(error: OrchestratorFreeError) -> int:
+    if isinstance(error, BrokerUnreachable):
+        return EXIT_UNAVAILABLE
+    if isinstance(error, SessionNotFound):
+        return EXIT_NOT_FOUND
+    return EXIT_USAGE if isinstance(error, InvalidInput) else EXIT_FAILED
+
+
+async def _until_signal(work: Coroutine[Any, Any, int | None]) -> int | None:
+    """Let SIGTERM and SIGINT end the work by cancellation, so that everything it started is stopped."""
+    task = asyncio.create_task(work)
+    loop = asyncio.get_running_loop()
+    stopped: list[int] = []
+
+    def stop(number: int) -> None:
+        stopped.append(number)
+        task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with suppress(NotImplementedError):
+            loop.add_signal_handler(number, stop, number)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if not stopped:
+            raise
+        return 0
+
+
+def write_json(value: Any) -> None:
+    """Print one line of JSON."""
+    sys.stdout.buffer.write(orjson.dumps(value) + b"\n")
+    sys.stdout.buffer.flush()

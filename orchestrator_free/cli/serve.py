@@ -1,0 +1,281 @@
+"""The commands that run something: broker, gateway, agents, the demonstration, the lag exporter."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator_free.cli.options import EXIT_FAILED, AsJson, err, out, reach, run, write_json
+from orchestrator_free.cli.render import render_head, render_view
+from orchestrator_free.errors import BrokerStartError, InvalidInput
+from orchestrator_free.fold import Fold
+from orchestrator_free.gateway.app import Gateway
+from orchestrator_free.gateway.serving import Server
+from orchestrator_free.launcher import Launcher
+from orchestrator_free.monitor import Monitor, lag_table, serve_lag
+from orchestrator_free.server import EmbeddedServer, ServerSettings
+from orchestrator_free.session import Broker, Session, connect
+
+DATA: Final = Path(".orchestrator-free")
+DOCUMENT_BYTES: Final = 700_000
+_DEMO_AGENTS: Final = ("outliner.py", "checker.py", "critic.py")
+
+Data = Annotated[Path, typer.Option(help="Folder of the embedded broker: log, objects, its configuration.")]
+Host = Annotated[str, typer.Option(help="Address the gateway listens on.")]
+Port = Annotated[int, typer.Option(help="Port of the gateway; 0 takes a free one.", min=0, max=65535)]
+BrokerPort = Annotated[int, typer.Option(help="Port of the embedded broker; 0 takes a free one.", min=0, max=65535)]
+Durability = Annotated[
+    Literal["fsync", "interval"],
+    typer.Option(help="fsync: every event on disk before it counts. interval: within a second."),
+]
+External = Annotated[str | None, typer.Option("--broker", help="Use this NATS instead of an embedded one.")]
+
+
+@asynccontextmanager
+async def _broker(external: str | None, data: Path, port: int, durability: Literal["fsync", "interval"]) -> AsyncIterator[tuple[str, str]]:
+    """Yield the URL of the broker, and the durability that is in force as far as is known."""
+    if external:
+        yield external, "unknown"
+        return
+    settings = ServerSettings(data=data, port=port, durability=durability)
+    async with EmbeddedServer(settings) as server:
+        yield server.url, durability
+
+
+@asynccontextmanager
+async def _gateway(broker: Broker, host: str, port: int, durability: str) -> AsyncIterator[str]:
+    """Run a gateway with its monitor; yield its URL."""
+    gateway = Gateway(broker)
+    gateway.durability = durability
+    monitor = Monitor(broker, registry=gateway.registry)
+    task = asyncio.create_task(monitor.run(), name="monitor")
+    try:
+        async with _listening(Server(gateway.app, host=host, port=port, on_drain=gateway.drain)) as server:
+            shown = f"[{server.host}]" if ":" in server.host else server.host
+            yield f"http://{shown}:{server.port}"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _listening(server: Server) -> AsyncIterator[Server]:
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(server)
+        except OSError as error:
+            text = f"the gateway cannot listen on {server.host}:{server.port}: {error.strerror}; pass another --port"
+            raise BrokerStartError(text) from error
+        yield server
+
+
+def up(  # noqa: PLR0913 - the options of the command line
+    data: Data = DATA,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    broker: External = None,
+    broker_port: BrokerPort = 4222,
+    durability: Durability = "interval",
+) -> None:
+    """Run a broker (unless you bring one) and a gateway, until you stop them."""
+
+    async def work() -> None:
+        async with (
+            _broker(broker, data, broker_port, durability) as (url, known),
+            connect(url, member="gateway") as connection,
+            _gateway(connection, host, port, known) as gateway,
+        ):
+            err.print(f"gateway [bold]{gateway}[/]  (API: {gateway}/docs, metrics: {gateway}/metrics)", highlight=False)
+            err.print(f"broker  [bold]{url}[/]  durability {known}", highlight=False)
+            if not broker and url != "nats://127.0.0.1:4222":
+                err.print(f"agents elsewhere:  export ORCHESTRATOR_FREE_URL={url}", highlight=False)
+            await asyncio.Event().wait()
+
+    run(work())
+
+
+def launch(
+    programs: Annotated[list[Path], typer.Argument(help="Programs of agents, each a Python file.")],
+    replicas: Annotated[int, typer.Option(help="Processes of each; they share the work.", min=1, max=1000)] = 1,
+) -> None:
+    """Run agents as processes; those that crash are started again."""
+
+    async def work() -> None:
+        async with Launcher(programs, replicas, {"ORCHESTRATOR_FREE_URL": reach.url}) as launcher:
+            await launcher.wait()
+
+    run(work())
+
+
+def lag(
+    serve: Annotated[bool, typer.Option(help="Keep serving it as Prometheus metrics.")] = False,
+    host: Host = "127.0.0.1",
+    port: Port = 9464,
+    monitor_url: Annotated[str | None, typer.Option(help="The broker's monitoring address, to tell durability.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far agents and subscriptions are behind; or serve it for Prometheus."""
+
+    async def work() -> None:
+        async with reach.connect("lag") as broker:
+            if serve:
+                err.print(f"metrics http://{host}:{port}/metrics", highlight=False)
+                await serve_lag(broker, host=host, port=port, monitor_url=monitor_url)
+                return
+            rows = await lag_table(broker)
+        if as_json:
+            for row in rows:
+                write_json(row.as_dict())
+            return
+        table = Table(box=None, pad_edge=False)
+        for name in ("consumer", "waiting", "in work", "redelivered", "seconds behind", "replicas"):
+            table.add_column(name, justify="left" if name == "consumer" else "right")
+        for row in rows:
+            table.add_row(*(str(cell) for cell in row.as_dict().values()))
+        out.print(table)
+
+    run(work())
+
+
+# -- the demonstration ------------------------------------------------------------------------------------------
+
+
+def demo(  # noqa: PLR0913 - the options of the command line
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="The document to work on.")] = None,
+    once: Annotated[bool, typer.Option(help="Print the result and end, also in a terminal.")] = False,
+    data: Data = DATA / "demo",
+    port: Port = 0,
+    broker_port: BrokerPort = 0,
+    durability: Durability = "interval",
+    as_json: AsJson = False,
+) -> None:
+    """Three agents, three processes, one document: watch their work arrive together, grouped by agent."""
+
+    async def work() -> int:
+        document = _document(file)
+        live = sys.stdout.isatty() and not once and not as_json
+        folder = _agents_folder()
+        programs = [folder / name for name in _DEMO_AGENTS]
+        names = ["outliner", "checker", "critic"]
+        if os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"):
+            programs.append(folder / "writer.py")
+            names.append("writer")
+        async with (
+            _broker(None, data, broker_port, durability) as (url, known),
+            connect(url, member="you") as connection,
+            _gateway(connection, "127.0.0.1", port, known) as gateway,
+            Launcher(programs, 1, _demo_environment(url, live=live)),
+        ):
+            session = connection.session(f"demo-{secrets.token_hex(4)}")
+            await session.create(title=f"What {len(names)} agents think of {document['name']}", agents=names)
+            await session.send("Read this document.", to="all", data={"document": document})
+            watch = _watch_hints(gateway, url, session.id)
+            return await (_show_live(session, watch) if live else _show_once(session, watch, as_json=as_json))
+
+    run(work())
+
+
+def _document(file: Path | None) -> dict[str, str]:
+    """Return the document to work on: the given file, or this repository's README."""
+    chosen = file or Path("README.md")
+    if file is None and not chosen.is_file():
+        chosen = Path(__file__).parents[2] / "README.md"
+    try:
+        raw = chosen.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"cannot read {str(chosen)!r}: {error.strerror}; pass a text file with --file") from error
+    if len(raw) > DOCUMENT_BYTES:
+        raise InvalidInput(f"{str(chosen)!r} has {len(raw)} bytes, more than the {DOCUMENT_BYTES} of one input")
+    try:
+        return {"name": chosen.name, "text": raw.decode()}
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{str(chosen)!r} is no UTF-8 text ({error.reason}); pass a text file") from error
+
+
+def _agents_folder() -> Path:
+    """Return the folder of the shipped agents: beside the package in a checkout, inside it when installed."""
+    for folder in (Path(__file__).parents[2] / "agents", Path(__file__).parents[1] / "_agents"):
+        if (folder / _DEMO_AGENTS[0]).is_file():
+            return folder
+    raise InvalidInput("the shipped agents are not installed; run the demonstration in a checkout")
+
+
+def _demo_environment(url: str, *, live: bool) -> dict[str, str]:
+    pace = os.environ.get("ORCHESTRATOR_FREE_PACE_MS", "12" if live else "0")
+    return {"ORCHESTRATOR_FREE_URL": url, "ORCHESTRATOR_FREE_PACE_MS": pace, "ORCHESTRATOR_FREE_LOG": "warning"}
+
+
+def _watch_hints(gateway: str, url: str, session: str) -> list[str]:
+    return [
+        f"the view     {gateway}/sessions/{session}",
+        f"the feed     curl -N '{gateway}/sessions/{session}/events'",
+        f"a terminal   orchestrator-free --url {url} tail {session}",
+        f"the API      {gateway}/docs",
+    ]
+
+
+async def _show_once(session: Session, watch: list[str], *, as_json: bool) -> int:
+    fold = await _finished(session)
+    view = fold.view(str(session.position(fold.sequence)))
+    if as_json:
+        write_json(view)
+    else:
+        out.print(render_head(view))
+        out.print(render_view(view))
+        err.print("\n".join(["", "Stays in the log; while the demonstration runs you can watch it from:", *watch]))
+    failed = [run for run in fold.runs.values() if run.status != "done"]
+    return EXIT_FAILED if failed else 0
+
+
+async def _finished(session: Session) -> Fold:
+    fold = Fold(session.id)
+    async for event in session.follow():
+        fold.apply(event)
+        if fold.inputs and next(fold.waiting(), None) is None:
+            break
+    return fold
+
+
+async def _show_live(session: Session, watch: list[str]) -> int:
+    """Show the session as it grows, until the visitor leaves."""
+    fold = Fold(session.id)
+    following = asyncio.create_task(_keep_folding(session, fold))
+    try:
+        with Live(console=out, screen=True, auto_refresh=False) as live:
+            while not following.done():
+                live.update(_screen(session, fold, watch), refresh=True)
+                await asyncio.sleep(0.1)
+        return 0
+    finally:
+        following.cancel()
+        view = fold.view(str(session.position(fold.sequence)))
+        out.print(render_head(view), render_view(view))
+
+
+async def _keep_folding(session: Session, fold: Fold) -> None:
+    async for event in session.follow():
+        fold.apply(event)
+
+
+def _screen(session: Session, fold: Fold, watch: list[str]) -> RenderableType:
+    view = fold.view(str(session.position(fold.sequence)))
+    count = max(1, len(view["agents"]))
+    width = max(30, out.width // count) if out.width // count >= 30 else None
+    rest = out.height - len(watch) - 6
+    lines = max(3, rest if width else rest // count - 2)
+    idle = bool(fold.inputs) and next(fold.waiting(), None) is None
+    state = "every run has finished; " if idle else ""
+    foot = Text("\n".join([f"{state}Ctrl+C leaves. Watch the same session from elsewhere:", *watch]), style="dim")
+    return Group(render_head(view), render_view(view, lines=lines, width=width), foot)

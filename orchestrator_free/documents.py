@@ -1,0 +1,169 @@
+"""The documents of the HTTP edge as models: the envelope of an event, the folded view, a problem.
+
+They describe, they do not produce: the gateway writes these bytes on a path that validates nothing, and tests hold its
+output against the schemas made from here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from orchestrator_free.events import Data, File, Raw, RunNotice, RunRef, Source
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class Envelope(_Document):
+    """One event as the gateway hands it to a client, around the untouched payload."""
+
+    position: str = Field(description="where the reader stands after it", pattern=r"^[0-9a-f]{8}-(0|[1-9][0-9]*)$")
+    session: str
+    member: str = Field(description="who published it, as the broker enforced it")
+    kind: str = Field(description="kind of entity: in, run, meta, presence, state, …")
+    target: str | None = Field(None, description="whom it is for, where the kind has a target")
+    id: str | None = Field(None, description="id of the entity, where the kind has one")
+    time: str = Field(description="when the broker stored it, RFC 3339, UTC")
+    event: dict[str, Any] = Field(description="the payload, a JSON object with a `type`")
+
+
+class Problem(_Document):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class Part(_Document):
+    """A part of a run; unknown types pass."""
+
+    type: str
+
+
+class TextPart(_Document):
+    """Text or reasoning, the deltas joined."""
+
+    type: Literal["text"]
+    part: str
+    text: str
+    open: bool = Field(False, description="more may come")
+
+
+class ReasoningPart(TextPart):
+    """Reasoning, the deltas joined."""
+
+    type: Literal["reasoning"]  # type: ignore[assignment]
+
+
+class ToolPart(_Document):
+    """A tool call."""
+
+    type: Literal["tool"]
+    call: str
+    tool: str
+    status: Literal["running", "done", "error"]
+    input: Any = None
+    output: Any = None
+    error: str | None = None
+    started: str | None = None
+    seconds: float | None = None
+    text: str | None = Field(None, description="its input as far as the model has written it")
+
+
+class OtherPart(_Document):
+    """An event of a type that the fold does not know, as it was."""
+
+    type: Literal["other"]
+    event: dict[str, Any]
+
+
+class Attempt(_Document):
+    """What an attempt that was lost had written."""
+
+    attempt: int
+    parts: list[Part]
+
+
+class RunView(_Document):
+    """One agent's work on one input."""
+
+    run: str
+    agent: str
+    input: str = Field(description="`<sender>/<input id>`")
+    parent: RunRef | None
+    status: Literal["running", "lost", "done", "error", "cancelled", "failed"]
+    attempt: int
+    attempts: list[Attempt]
+    started: str | None
+    finished: str | None
+    usage: dict[str, float]
+    error: str | None
+    object: str | None = Field(description="name of the object that holds parts and attempts, if too large")
+    parts: list[Part]
+    first: int = Field(description="sequence of its first event")
+    last: int = Field(description="sequence of its last event")
+
+
+class AgentView(_Document):
+    """A group: one agent and its runs."""
+
+    agent: str
+    status: Literal["idle", "working", "offline"]
+    reason: str | None = Field(description="why it is offline")
+    runs: list[RunView]
+
+
+class InputView(_Document):
+    """An input as it was sent."""
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+    input: str
+    sender: str = Field(alias="from")
+    to: str
+    text: str
+    data: Any
+    parent: RunRef | None
+    replayed: bool
+    time: str
+    sequence: int
+
+
+class Meta(_Document):
+    """What is known of the session itself."""
+
+    title: str
+    agents: list[str]
+    created: str | None
+    by: str | None
+    compaction: str
+
+
+class StateView(_Document):
+    """The present value of a shared key."""
+
+    value: Any
+    by: str
+    revision: int = Field(description="sequence of the event that set it; expect it to change the value")
+
+
+class View(_Document):
+    """A session folded: what a person reads, grouped by agent and run, as of a position."""
+
+    session: str
+    position: str
+    meta: Meta
+    inputs: list[InputView]
+    agents: list[AgentView]
+    state: dict[str, StateView]
+
+
+#: the parts of a run whose fields are known
+PARTS: Final[tuple[type[BaseModel], ...]] = (
+    TextPart, ReasoningPart, ToolPart, Source, File, Data, RunNotice, Raw, OtherPart,
+)  # fmt: skip

@@ -1,0 +1,367 @@
+"""No silent agents: what an agent owes while no process of it lives is said in the log, once.
+
+Runs in every gateway, any number side by side, and they agree on nothing: an event is written only if it says
+something new, and the broker takes it only if nothing of this agent came into the session since that was decided. So
+of several monitors one writes, and an agent that comes back in that moment is not called offline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, Self
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from orchestrator_free import contract
+from orchestrator_free.errors import BrokerError, Conflict, InvalidEvent
+from orchestrator_free.events import decode, encode
+from orchestrator_free.jetstream import Message
+from orchestrator_free.lag import LagRow, agent_of, lag_table, living_replicas, seconds_between
+from orchestrator_free.metrics import Metrics, serve_lag
+from orchestrator_free.session import Broker
+from orchestrator_free.subjects import ALL, ROOT, Address, address, input_filters, parse, run_id
+
+__all__ = ["LagRow", "Monitor", "MonitorSettings", "lag_table", "serve_lag"]
+
+_log = structlog.get_logger("orchestrator_free.monitor")
+
+GONE: Final = "no process of this agent is running"
+NEVER: Final = "no agent of this name has ever connected"
+
+_PAGE: Final = 256
+#: inputs to anybody that are looked through per tick, and that may wait to be old enough
+_ARRIVALS: Final = 4096
+_AT_ONCE: Final = 16
+_DEADLINE_SECONDS: Final = 8.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorSettings:
+    """How closely to look.
+
+    Attributes:
+        tick_seconds: between two looks; a tenth of it is random.
+        offline_after_seconds: how long an agent has no presence entry (they live for 6 s) before it is offline.
+        inputs_per_tick: owed inputs that are looked at in one tick, so that work stays bounded; then the next ones.
+    """
+
+    tick_seconds: float = 2.0
+    offline_after_seconds: float = 4.0
+    inputs_per_tick: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Owed:
+    """An input that waits for an answer."""
+
+    where: Address
+    sequence: int
+    time: str
+
+    def run_subject(self, agent: str) -> str:
+        where = self.where
+        return str(address(where.shard, where.session, agent, "run", id=run_id(where.member, where.id)))
+
+
+@dataclass(slots=True)
+class _Debt:
+    """How far the inputs of an offline agent were looked at; begins anew when its consumer has moved."""
+
+    mark: tuple[str, int, int]
+    cursors: dict[str, int]
+    warned: bool = False
+
+
+@dataclass(slots=True)
+class _Arrivals:
+    """How far the inputs of a shard were looked at for names that nobody serves: the tail at once, the past slowly."""
+
+    created: str
+    start: int
+    tail: int
+    past: int = 0
+    waiting: dict[tuple[str, str], list[_Owed]] = field(default_factory=dict)
+
+
+class Monitor:
+    """Looks after the agents until cancelled: `async with Monitor(broker):`, or `await monitor.run()`.
+
+    Attributes:
+        published: events this monitor wrote; what another one wrote first does not count.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        registry: CollectorRegistry | None = None,
+        monitor_url: str | None = None,
+        settings: MonitorSettings | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            broker: a connection that may publish for every member.
+            registry: where lag metrics go, too; None for no metrics.
+            monitor_url: the broker's HTTP monitor, which tells the durability; only for metrics.
+            settings: how closely to look.
+        """
+        self.settings = settings or MonitorSettings()
+        self.published = 0
+        self._broker = broker
+        self._log = broker.log
+        self._metrics = None if registry is None else Metrics(broker, registry=registry, monitor_url=monitor_url)
+        self._absent: dict[str, float] = {}
+        self._trusted = 0.0
+        self._debts: dict[tuple[int, str], _Debt] = {}
+        self._arrivals: dict[int, _Arrivals] = {}
+        self._left = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self.run(), name="monitor")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def run(self) -> None:
+        """Look, again and again, until cancelled."""
+        reconnected = self._log.wire.on_reconnect
+        reconnected.append(self._distrust)
+        self._distrust()
+        try:
+            async with AsyncExitStack() as stack:
+                if self._metrics is not None:
+                    await stack.enter_async_context(self._metrics)
+                while True:
+                    await self._tick_safely()
+                    await asyncio.sleep(self.settings.tick_seconds * random.uniform(0.95, 1.05))
+        finally:
+            reconnected.remove(self._distrust)
+
+    def _distrust(self) -> None:
+        """Presence lives in the broker's memory: when that may have been lost, absence says nothing for a while."""
+        self._absent.clear()
+        self._trusted = asyncio.get_running_loop().time() + contract.PRESENCE_TTL_SECONDS
+
+    async def _tick_safely(self) -> None:
+        try:
+            await self.tick()
+        except BrokerError as error:
+            self._distrust()
+            _log.warning("cannot look after the agents, trying again", error=str(error))
+        except Exception:
+            _log.exception("looking after the agents failed, trying again")
+
+    async def tick(self) -> None:
+        """Look once."""
+        present = {replica.agent for replica in await living_replicas(self._log)}
+        names = {shard: await self._agents(shard) for shard in range(self._log.shards)}
+        overdue = self._overdue(set().union(*names.values()), present)
+        self._debts = {key: debt for key, debt in self._debts.items() if key[1] in overdue}
+        self._left = self.settings.inputs_per_tick
+        for shard, agents in names.items():
+            gone = sorted(agents & overdue)
+            for agent in random.sample(gone, len(gone)):
+                await self._look_at(shard, agent)
+            await self._look_for_strangers(shard, agents | present)
+
+    async def _agents(self, shard: int) -> set[str]:
+        return {agent for name in await self._log.consumer_names(shard) if (agent := agent_of(name))}
+
+    def _overdue(self, agents: set[str], present: set[str]) -> set[str]:
+        """Return the agents that have had no presence entry for long enough."""
+        now = asyncio.get_running_loop().time()
+        since = max(now, self._trusted)
+        self._absent = {agent: self._absent.get(agent, since) for agent in agents - present}
+        early = self.settings.tick_seconds / 4  # otherwise the random part of a tick would decide about a whole one
+        limit = now - self.settings.offline_after_seconds + early
+        return {agent for agent, since in self._absent.items() if since <= limit}
+
+    # -- agents that are gone -----------------------------------------------------------------------------------
+
+    async def _look_at(self, shard: int, agent: str) -> None:
+        """Go through what an agent owes, from where the last tick stopped."""
+        state = await self._log.consumer(shard, contract.agent_consumer_name(agent))
+        if state is None or not state.outstanding:
+            self._debts.pop((shard, agent), None)
+            return
+        mark = (state.created, state.delivered, state.floor)
+        debt = self._debts.get((shard, agent))
+        if debt is None or debt.mark != mark:
+            debt = _Debt(mark, dict.fromkeys(input_filters(shard, agent), state.floor))
+            self._debts[shard, agent] = debt
+        told = 0
+        for subject in debt.cursors:
+            told += await self._pursue(shard, agent, debt, subject, state.time)
+        if told:
+            _log.warning("agent is offline", agent=agent, outstanding=state.outstanding, sessions_told=told)
+
+    async def _pursue(self, shard: int, agent: str, debt: _Debt, subject: str, now: str) -> int:
+        """Go through one filter of an agent's inputs; return how many sessions were told."""
+        told, more = 0, True
+        while more and self._left > 0:
+            limit = min(self._left, _PAGE)
+            messages, more = await self._log.page(shard, subject, after=debt.cursors[subject], limit=limit)
+            self._left -= len(messages)
+            owed = self._owed(messages)
+            before = self.published
+            settled = await self._settle(agent, owed, GONE, now)
+            told += self.published - before
+            if not settled:
+                return told
+            if messages:
+                debt.cursors[subject] = messages[-1].sequence
+        if more and not debt.warned:
+            debt.warned = True
+            _log.warning("an offline agent owes more than one tick looks at, going on in the next", agent=agent)
+        return told
+
+    def _owed(self, messages: Iterable[Message]) -> list[_Owed]:
+        """Return the inputs that are to be worked on at all."""
+        found = []
+        for message in messages:
+            where = parse(message.subject)
+            if where is None or not message.payload or where.shard != self._log.shard(where.session):
+                continue  # an agent skips them, too
+            if not _is_replayed(message.payload):
+                found.append(_Owed(where, message.sequence, message.time))
+        return found
+
+    async def _settle(self, agent: str, owed: Iterable[_Owed], reason: str, now: str) -> bool:
+        """Say in every session of these inputs that they wait in vain; return whether all is said."""
+        sessions: dict[str, list[_Owed]] = defaultdict(list)
+        for one in owed:
+            sessions[one.where.session].append(one)
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def tell(session: str) -> bool:
+            async with gate:
+                return await self._tell(session, agent, sessions[session], reason, now)
+
+        order = random.sample(list(sessions), len(sessions))  # so that several monitors share the work
+        return all(await asyncio.gather(*(tell(session) for session in order)))
+
+    async def _tell(self, session: str, agent: str, owed: Sequence[_Owed], reason: str, now: str) -> bool:
+        """Publish `agent.offline` if it says something new; return False if that is to be looked at again."""
+        shard = self._log.shard(session)
+        everything = f"{ROOT}.{shard}.{session}.{agent}.>"
+        last = await self._log.last(shard, everything)
+        kind = _kind(last)
+        if last is not None and kind == "run" and seconds_between(last.time, now) < self.settings.offline_after_seconds:
+            return False  # it writes, so it lives, whatever the presence says
+        if reason is NEVER and kind not in ("", "run", "presence"):
+            return True  # a person, or a service: it writes here, and does no runs
+        said = last.sequence if last is not None and kind == "presence" else 0
+        if all(one.sequence < said for one in owed):
+            return True
+        owed = await self._still_owed(session, agent, owed)
+        if all(one.sequence < said for one in owed):
+            return True
+        subject = str(address(shard, session, agent, "presence"))
+        body = encode({"type": "agent.offline", "reason": reason})
+        try:
+            await self._log.wire.publish(
+                subject, body, expect=last.sequence if last else 0, expect_filter=everything, rollup=True,
+                deadline=_DEADLINE_SECONDS,
+            )  # fmt: skip
+        except Conflict:
+            return False  # another monitor said it, or the agent is back: the next tick sees which
+        self.published += 1
+        return True
+
+    async def _still_owed(self, session: str, agent: str, owed: Sequence[_Owed]) -> list[_Owed]:
+        """Return those that are meant for the agent and whose run is not finished."""
+        found = list(owed)
+        if any(one.where.target == ALL for one in found):
+            agents = (await self._broker.session(session).meta())["agents"]
+            if agents and agent not in agents:
+                found = [one for one in found if one.where.target != ALL]
+        if not found:
+            return []
+        runs = await self._log.last_of(self._log.shard(session), [one.run_subject(agent) for one in found])
+        finished = {message.subject for message in runs if _type(message.payload) == "run.finished"}
+        return [one for one in found if one.run_subject(agent) not in finished]
+
+    # -- names that nobody serves -------------------------------------------------------------------------------
+
+    async def _look_for_strangers(self, shard: int, known: Collection[str]) -> None:
+        """Find inputs to names for which no agent has ever connected, once they are old enough."""
+        info = await self._log.info(shard)
+        arrivals = self._arrivals.get(shard)
+        if arrivals is None or arrivals.created != info["created"]:
+            end = info["state"]["last_seq"]
+            arrivals = self._arrivals[shard] = _Arrivals(info["created"], end, end)
+        await self._read_arrivals(shard, arrivals, info["state"]["last_seq"], known)
+        age = self.settings.offline_after_seconds
+        due = [key for key, owed in arrivals.waiting.items() if seconds_between(owed[0].time, info["ts"]) >= age]
+        if not due or self._left <= 0:
+            return
+        people = {key.split(".")[1] for key, _ in await self._log.present("client")}
+        for session, target in due[: self._left]:
+            self._left -= 1
+            if await self._tell_strangers(session, target, arrivals, {*known, *people}, info["ts"]):
+                del arrivals.waiting[session, target]
+
+    async def _read_arrivals(self, shard: int, arrivals: _Arrivals, end: int, known: Collection[str]) -> None:
+        """Note what came since the last tick, and a page of what was there before this monitor started."""
+        subject = f"{ROOT}.{shard}.*.*.in.*.*"
+        room = _ARRIVALS - sum(map(len, arrivals.waiting.values()))
+        more = arrivals.tail < end
+        while more and room > 0:
+            messages, more = await self._log.page(shard, subject, after=arrivals.tail, limit=min(_PAGE, room))
+            room -= len(messages)
+            arrivals.tail = messages[-1].sequence if messages else end
+            self._note(arrivals, messages, known)
+        if room > 0 and arrivals.past < arrivals.start:
+            messages, more = await self._log.page(shard, subject, after=arrivals.past, limit=min(_PAGE, room))
+            arrivals.past = messages[-1].sequence if more else arrivals.start
+            self._note(arrivals, [message for message in messages if message.sequence <= arrivals.start], known)
+
+    def _note(self, arrivals: _Arrivals, messages: Iterable[Message], known: Collection[str]) -> None:
+        for one in self._owed(messages):
+            if one.where.target not in known:
+                arrivals.waiting.setdefault((one.where.session, one.where.target), []).append(one)
+
+    async def _tell_strangers(
+        self, session: str, target: str, arrivals: _Arrivals, known: Collection[str], now: str
+    ) -> bool:
+        """Say of everybody an input is for and whom nobody knows that there is no such agent; True if it is said."""
+        names = (await self._broker.session(session).meta())["agents"] if target == ALL else [target]
+        settled = True
+        for name in names:
+            if name not in known:
+                settled &= await self._tell(session, name, arrivals.waiting[session, target], NEVER, now)
+        return settled
+
+
+def _is_replayed(payload: bytes) -> bool:
+    try:
+        return b'"replayed"' in payload and bool(decode(payload).get("replayed"))
+    except InvalidEvent:
+        return False
+
+
+def _type(payload: bytes) -> Any:
+    try:
+        return decode(payload)["type"]
+    except InvalidEvent:
+        return ""
+
+
+def _kind(message: Message | None) -> str:
+    where = None if message is None else parse(message.subject)
+    return "" if where is None else where.kind
