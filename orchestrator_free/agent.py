@@ -253,6 +253,7 @@ class _Worker:
         session = self._broker.session(where.session)
         compact = (await session.meta())["compaction"] != "off"
         run = Run(session, writer, source, self._broker.objects)
+        error: str | None
         if problem:
             status, error = "failed", f"the input cannot be read: {problem}"
         elif spent:

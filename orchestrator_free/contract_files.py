@@ -292,7 +292,7 @@ def nats_server_conf() -> str:
         data=Path("/data"), host=everywhere, port=4222, monitor_port=8222, durability="fsync", extra=extra
     )
     about = f"""\
-# nats-server {'>'}= 2.14 for orchestrator-free; written by `{COMMAND}`.
+# nats-server {">"}= 2.14 for orchestrator-free; written by `{COMMAND}`.
 # Start it with `nats-server -c nats-server.conf`. Do not pass -sd: it is refused beside `store_dir`.
 # sync_interval "always": an acknowledged event survives a power cut. The monitor lists subjects: keep it on loopback.
 """

@@ -51,7 +51,7 @@ class Event:
 
     @property
     def kind(self) -> str:
-        """The kind of entity: `in`, `run`, `ctl`, …"""
+        """The kind of entity, e.g. `in` or `run`."""
         return self.address.kind
 
     @property
@@ -305,7 +305,8 @@ def _adapter(models: tuple[type[_Payload], ...]) -> TypeAdapter[Any]:
     union: Any = models[0]
     for model in models[1:]:
         union = union | model
-    return TypeAdapter(union if len(models) == 1 else Annotated[union, Field(discriminator="type")])
+    tagged: Any = Annotated[union, Field(discriminator="type")]
+    return TypeAdapter(models[0] if len(models) == 1 else tagged)
 
 
 _ADAPTERS: Final = {kind: _adapter(models) for kind, models in VOCABULARY.items()}

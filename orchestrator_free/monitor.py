@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Final, Self
 
 import structlog
@@ -36,6 +35,7 @@ GONE: Final = "no process of this agent is running"
 NEVER: Final = "no agent of this name has ever connected"
 
 _PAGE: Final = 256
+_PAST_PAGE: Final = 1024
 #: inputs to anybody that are looked through per tick, and that may wait to be old enough
 _ARRIVALS: Final = 4096
 _AT_ONCE: Final = 16
@@ -86,6 +86,7 @@ class _Arrivals:
     created: str
     start: int
     tail: int
+    end: int
     past: int = 0
     waiting: dict[tuple[str, str], list[_Owed]] = field(default_factory=dict)
 
@@ -129,9 +130,7 @@ class Monitor:
         self._task = asyncio.create_task(self.run(), name="monitor")
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -195,7 +194,11 @@ class Monitor:
 
     async def _look_at(self, shard: int, agent: str) -> None:
         """Go through what an agent owes, from where the last tick stopped."""
-        state = await self._log.consumer(shard, contract.agent_consumer_name(agent))
+        try:
+            state = await self._log.consumer(shard, contract.agent_consumer_name(agent))
+        except BrokerError as error:
+            _log.warning("cannot see what an agent owes", agent=agent, error=str(error))
+            return
         if state is None or not state.outstanding:
             self._debts.pop((shard, agent), None)
             return
@@ -250,10 +253,17 @@ class Monitor:
 
         async def tell(session: str) -> bool:
             async with gate:
-                return await self._tell(session, agent, sessions[session], reason, now)
+                return await self._try_to_tell(session, agent, sessions[session], reason, now)
 
         order = random.sample(list(sessions), len(sessions))  # so that several monitors share the work
         return all(await asyncio.gather(*(tell(session) for session in order)))
+
+    async def _try_to_tell(self, session: str, agent: str, owed: Sequence[_Owed], reason: str, now: str) -> bool:
+        try:
+            return await self._tell(session, agent, owed, reason, now)
+        except BrokerError as error:
+            _log.warning("cannot say that an agent is offline", agent=agent, session=session, error=str(error))
+            return False
 
     async def _tell(self, session: str, agent: str, owed: Sequence[_Owed], reason: str, now: str) -> bool:
         """Publish `agent.offline` if it says something new; return False if that is to be looked at again."""
@@ -263,7 +273,7 @@ class Monitor:
         kind = _kind(last)
         if last is not None and kind == "run" and seconds_between(last.time, now) < self.settings.offline_after_seconds:
             return False  # it writes, so it lives, whatever the presence says
-        if reason is NEVER and kind not in ("", "run", "presence"):
+        if reason == NEVER and kind not in ("", "run", "presence"):
             return True  # a person, or a service: it writes here, and does no runs
         said = last.sequence if last is not None and kind == "presence" else 0
         if all(one.sequence < said for one in owed):
@@ -304,15 +314,14 @@ class Monitor:
         arrivals = self._arrivals.get(shard)
         if arrivals is None or arrivals.created != info["created"]:
             end = info["state"]["last_seq"]
-            arrivals = self._arrivals[shard] = _Arrivals(info["created"], end, end)
+            arrivals = self._arrivals[shard] = _Arrivals(info["created"], end, end, end)
         await self._read_arrivals(shard, arrivals, info["state"]["last_seq"], known)
         age = self.settings.offline_after_seconds
         due = [key for key, owed in arrivals.waiting.items() if seconds_between(owed[0].time, info["ts"]) >= age]
-        if not due or self._left <= 0:
+        if not due:
             return
         people = {key.split(".")[1] for key, _ in await self._log.present("client")}
-        for session, target in due[: self._left]:
-            self._left -= 1
+        for session, target in due[: self.settings.inputs_per_tick]:
             if await self._tell_strangers(session, target, arrivals, {*known, *people}, info["ts"]):
                 del arrivals.waiting[session, target]
 
@@ -324,10 +333,12 @@ class Monitor:
         while more and room > 0:
             messages, more = await self._log.page(shard, subject, after=arrivals.tail, limit=min(_PAGE, room))
             room -= len(messages)
-            arrivals.tail = messages[-1].sequence if messages else end
+            # A replica may be behind: what it does not have is passed over only if it stood there one tick ago.
+            arrivals.tail = messages[-1].sequence if messages else arrivals.end
             self._note(arrivals, messages, known)
+        arrivals.end = end
         if room > 0 and arrivals.past < arrivals.start:
-            messages, more = await self._log.page(shard, subject, after=arrivals.past, limit=min(_PAGE, room))
+            messages, more = await self._log.page(shard, subject, after=arrivals.past, limit=min(_PAST_PAGE, room))
             arrivals.past = messages[-1].sequence if more else arrivals.start
             self._note(arrivals, [message for message in messages if message.sequence <= arrivals.start], known)
 
@@ -344,7 +355,7 @@ class Monitor:
         settled = True
         for name in names:
             if name not in known:
-                settled &= await self._tell(session, name, arrivals.waiting[session, target], NEVER, now)
+                settled &= await self._try_to_tell(session, name, arrivals.waiting[session, target], NEVER, now)
         return settled
 
 

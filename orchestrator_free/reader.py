@@ -126,7 +126,9 @@ class Reader:
             info = await self._log.info(self.shard)
             self.epoch = self._log.epoch(self.shard)
             if after is not None and after.epoch != self.epoch:
-                raise PositionLost("recreated", f"the log of {self.session!r} has epoch {self.epoch}, not {after.epoch}")
+                raise PositionLost(
+                    "recreated", f"the log of {self.session!r} has epoch {self.epoch}, not {after.epoch}"
+                )
             if after is None or after.sequence == 0:
                 await self._read_beginning(compact=compact)
             else:

@@ -272,7 +272,12 @@ class Session:
             SessionNotFound: the log holds nothing of it.
         """
         fold = Fold(self.id)
-        reader = Reader(self._log, self.id, lambda entries: [fold.apply(e.event) for e in entries] and None, _ignore)
+
+        def take(entries: list[Entry]) -> None:
+            for entry in entries:
+                fold.apply(entry.event)
+
+        reader = Reader(self._log, self.id, take, _ignore)
         await reader.open()
         reader.close()
         if reader.sequence == 0:
@@ -362,7 +367,7 @@ class Session:
         filters = [
             f"{ROOT}.{self.shard}.{self.id}.{member}.{kind}"
             for member in (agents or ["*"])
-            for kind in ([f"{kind}.>" for kind in kinds] + [kind for kind in kinds] if kinds else [">"])
+            for kind in ([f"{kind}.>" for kind in kinds] + list(kinds) if kinds else [">"])
         ]
         config: dict[str, Any] = {
             "durable_name": contract.session_consumer_name(self.id, durable),

@@ -78,9 +78,7 @@ class Address:
         return f"{ROOT}.{self.shard}.{self.session}.{self.member}.{self.kind}" + (f".{tail}" if tail else "")
 
 
-def address(
-    shard: int, session: str, member: str, kind: str, *, target: str = "", id: str = ""
-) -> Address:
+def address(shard: int, session: str, member: str, kind: str, *, target: str = "", id: str = "") -> Address:
     """Build an address from untrusted parts; every part is checked."""
     check_name("session", session)
     check_name("member", member)

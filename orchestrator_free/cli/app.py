@@ -46,7 +46,7 @@ app.command("lag")(serve.lag)
 
 
 @app.callback()
-def _reach(  # noqa: PLR0913 - the options of the command line
+def _reach(
     url: Url = DEFAULT_URL,
     credentials: Credentials = None,
     nkey: Nkey = None,
@@ -59,7 +59,7 @@ def _reach(  # noqa: PLR0913 - the options of the command line
 
 
 @app.command()
-def send(  # noqa: PLR0913 - the options of the command line
+def send(
     session: SessionName,
     text: Annotated[str, typer.Argument(help="What to say; - reads standard input.")],
     to: Annotated[str, typer.Option(help="An agent, several separated by commas, or all.")] = "all",
@@ -107,7 +107,7 @@ def _json_option(text: str | None) -> object:
 
 
 @app.command()
-def tail(  # noqa: PLR0913 - the options of the command line
+def tail(
     session: SessionName,
     after: Annotated[str | None, typer.Option(help="Go on behind this position.")] = None,
     agents: Annotated[str | None, typer.Option(help="Only these members, separated by commas.")] = None,
@@ -126,7 +126,7 @@ def tail(  # noqa: PLR0913 - the options of the command line
     run(work())
 
 
-async def _print_events(  # noqa: PLR0913 - the options of the command line
+async def _print_events(
     session: Session, after: str | None, agents: str | None, kinds: str | None, *, as_json: bool, until_idle: bool
 ) -> None:
     members = set(agents.split(",")) if agents else None
@@ -199,9 +199,7 @@ def show(session: SessionName, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def delete(
-    session: SessionName, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
-) -> None:
+def delete(session: SessionName, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
     """Delete a session with everything in it."""
     if not yes:
         typer.confirm(f"Delete session {session} with all its events and files?", abort=True)
@@ -235,7 +233,6 @@ def import_(
     from orchestrator_free.cli.transfer import read_import
 
     run(read_import(file, session, as_json=as_json))
-
 
 
 def main() -> None:

@@ -36,9 +36,7 @@ def render_view(view: View, *, lines: int | None = None, width: int | None = Non
         lines: show at most so many lines of each agent, the last ones; None for everything.
         width: of a panel; None for the whole width.
     """
-    panels = [
-        _panel(agent, colour(place), lines=lines, width=width) for place, agent in enumerate(view["agents"])
-    ]
+    panels = [_panel(agent, colour(place), lines=lines, width=width) for place, agent in enumerate(view["agents"])]
     if not panels:
         return Text("no agent has begun yet", style="dim")
     return Columns(panels, equal=True, expand=True) if width else Group(*panels)

@@ -8,6 +8,7 @@ import secrets
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -23,8 +24,10 @@ from orchestrator_free.errors import BrokerStartError, InvalidInput
 from orchestrator_free.fold import Fold
 from orchestrator_free.gateway.app import Gateway
 from orchestrator_free.gateway.serving import Server
+from orchestrator_free.lag import lag_table
 from orchestrator_free.launcher import Launcher
-from orchestrator_free.monitor import Monitor, lag_table, serve_lag
+from orchestrator_free.metrics import serve_lag
+from orchestrator_free.monitor import Monitor
 from orchestrator_free.server import EmbeddedServer, ServerSettings
 from orchestrator_free.session import Broker, Session, connect
 
@@ -43,31 +46,33 @@ Durability = Annotated[
 External = Annotated[str | None, typer.Option("--broker", help="Use this NATS instead of an embedded one.")]
 
 
+@dataclass(frozen=True, slots=True)
+class _Upstream:
+    """The broker that a command uses: its address, its HTTP monitor if that is known, the durability it was given."""
+
+    url: str
+    monitor_url: str | None = None
+    durability: str = "unknown"
+
+
 @asynccontextmanager
-async def _broker(external: str | None, data: Path, port: int, durability: Literal["fsync", "interval"]) -> AsyncIterator[tuple[str, str]]:
-    """Yield the URL of the broker, and the durability that is in force as far as is known."""
+async def _broker(external: str | None, settings: ServerSettings) -> AsyncIterator[_Upstream]:
     if external:
-        yield external, "unknown"
+        yield _Upstream(external)
         return
-    settings = ServerSettings(data=data, port=port, durability=durability)
     async with EmbeddedServer(settings) as server:
-        yield server.url, durability
+        yield _Upstream(server.url, server.monitor_url, settings.durability)
 
 
 @asynccontextmanager
-async def _gateway(broker: Broker, host: str, port: int, durability: str) -> AsyncIterator[str]:
+async def _gateway(broker: Broker, host: str, port: int, upstream: _Upstream) -> AsyncIterator[str]:
     """Run a gateway with its monitor; yield its URL."""
     gateway = Gateway(broker)
-    gateway.durability = durability
-    monitor = Monitor(broker, registry=gateway.registry)
-    task = asyncio.create_task(monitor.run(), name="monitor")
-    try:
-        async with _listening(Server(gateway.app, host=host, port=port, on_drain=gateway.drain)) as server:
-            shown = f"[{server.host}]" if ":" in server.host else server.host
-            yield f"http://{shown}:{server.port}"
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+    gateway.durability = upstream.durability
+    monitor = Monitor(broker, registry=gateway.registry, monitor_url=upstream.monitor_url)
+    async with monitor, _listening(Server(gateway.app, host=host, port=port, on_drain=gateway.drain)) as server:
+        shown = f"[{server.host}]" if ":" in server.host else server.host
+        yield f"http://{shown}:{server.port}"
 
 
 @asynccontextmanager
@@ -81,7 +86,7 @@ async def _listening(server: Server) -> AsyncIterator[Server]:
         yield server
 
 
-def up(  # noqa: PLR0913 - the options of the command line
+def up(
     data: Data = DATA,
     host: Host = "127.0.0.1",
     port: Port = 8080,
@@ -93,10 +98,11 @@ def up(  # noqa: PLR0913 - the options of the command line
 
     async def work() -> None:
         async with (
-            _broker(broker, data, broker_port, durability) as (url, known),
-            connect(url, member="gateway") as connection,
-            _gateway(connection, host, port, known) as gateway,
+            _broker(broker, ServerSettings(data=data, port=broker_port, durability=durability)) as upstream,
+            connect(upstream.url, member="gateway") as connection,
+            _gateway(connection, host, port, upstream) as gateway,
         ):
+            url, known = upstream.url, upstream.durability
             err.print(f"gateway [bold]{gateway}[/]  (API: {gateway}/docs, metrics: {gateway}/metrics)", highlight=False)
             err.print(f"broker  [bold]{url}[/]  durability {known}", highlight=False)
             if not broker and url != "nats://127.0.0.1:4222":
@@ -123,7 +129,9 @@ def lag(
     serve: Annotated[bool, typer.Option(help="Keep serving it as Prometheus metrics.")] = False,
     host: Host = "127.0.0.1",
     port: Port = 9464,
-    monitor_url: Annotated[str | None, typer.Option(help="The broker's monitoring address, to tell durability.")] = None,
+    monitor_url: Annotated[
+        str | None, typer.Option(help="The broker's monitoring address, to tell durability.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show how far agents and subscriptions are behind; or serve it for Prometheus."""
@@ -152,7 +160,7 @@ def lag(
 # -- the demonstration ------------------------------------------------------------------------------------------
 
 
-def demo(  # noqa: PLR0913 - the options of the command line
+def demo(
     file: Annotated[Path | None, typer.Option("--file", "-f", help="The document to work on.")] = None,
     once: Annotated[bool, typer.Option(help="Print the result and end, also in a terminal.")] = False,
     data: Data = DATA / "demo",
@@ -173,15 +181,15 @@ def demo(  # noqa: PLR0913 - the options of the command line
             programs.append(folder / "writer.py")
             names.append("writer")
         async with (
-            _broker(None, data, broker_port, durability) as (url, known),
-            connect(url, member="you") as connection,
-            _gateway(connection, "127.0.0.1", port, known) as gateway,
-            Launcher(programs, 1, _demo_environment(url, live=live)),
+            _broker(None, ServerSettings(data=data, port=broker_port, durability=durability)) as upstream,
+            connect(upstream.url, member="you") as connection,
+            _gateway(connection, "127.0.0.1", port, upstream) as gateway,
+            Launcher(programs, 1, _demo_environment(upstream.url, live=live)),
         ):
             session = connection.session(f"demo-{secrets.token_hex(4)}")
             await session.create(title=f"What {len(names)} agents think of {document['name']}", agents=names)
             await session.send("Read this document.", to="all", data={"document": document})
-            watch = _watch_hints(gateway, url, session.id)
+            watch = _watch_hints(gateway, upstream.url, session.id)
             return await (_show_live(session, watch) if live else _show_once(session, watch, as_json=as_json))
 
     run(work())

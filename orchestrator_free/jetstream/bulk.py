@@ -126,7 +126,9 @@ class BulkPublisher:
         """
         flight = _Flight(subject, payload, rollup=rollup, sent=asyncio.get_running_loop().time())
         if flight.size > self._wire.max_payload:
-            raise TooLarge(f"{flight.size} bytes are more than the broker takes in a message ({self._wire.max_payload})")
+            raise TooLarge(
+                f"{flight.size} bytes are more than the broker takes in a message ({self._wire.max_payload})"
+            )
         if self._is_full():
             await self._room()
             flight.sent = asyncio.get_running_loop().time()

@@ -309,11 +309,18 @@ class Log:
         """Return at most `limit` messages of a subject or filter after a sequence, and whether there are more."""
         body = {"seq": after + 1, "batch": limit, "max_bytes": _PAGE_BYTES, "next_by_subj": subject}
         messages, status, header = await self._direct(contract.stream_name(shard), body)
-        return messages, status == 204 and _field(header, b"Nats-Num-Pending") not in ("", "0")
+        return messages, status == _END_OF_BATCH and _field(header, b"Nats-Num-Pending") not in ("", "0")
 
-    async def last_of(self, shard: int, subjects: Sequence[str]) -> list[Message]:
+    async def last_of(
+        self, shard: int, subjects: Sequence[str], *, after: int = 0, up_to: int = 0
+    ) -> list[Message]:
         """Return the last message of each of these subjects that has one, in order of sequence."""
-        return await self._table_of(contract.stream_name(shard), subjects)
+        stream = contract.stream_name(shard)
+        found: list[Message] = []
+        for start in range(0, len(subjects), _MULTI_LAST_LIMIT):
+            page, _ = await self._multi_last(stream, subjects[start : start + _MULTI_LAST_LIMIT], after, up_to)
+            found += page
+        return sorted(found, key=lambda message: message.sequence)
 
     async def table(self, shard: int, subject: str, *, after: int = 0, up_to: int = 0) -> list[Message]:
         """Return the last message of every subject that a filter matches, in order of sequence.
@@ -329,10 +336,7 @@ class Log:
         if status == _TOO_MANY:
             info = await self.info(shard, subjects=subject)
             subjects = list(info["state"]["subjects"])
-            up_to = up_to or info["state"]["last_seq"]
-            for start in range(0, len(subjects), _MULTI_LAST_LIMIT):
-                page, _ = await self._multi_last(stream, subjects[start : start + _MULTI_LAST_LIMIT], after, up_to)
-                found += page
+            return await self.last_of(shard, subjects, after=after, up_to=up_to or info["state"]["last_seq"])
         return sorted(found, key=lambda message: message.sequence)
 
     async def _multi_last(

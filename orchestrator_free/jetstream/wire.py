@@ -42,6 +42,8 @@ _TRY_AGAIN: Final = frozenset({10008, 10009, 10158, 10074, 10039})
 #: a leader that is killed stalls an R3 stream for 4-9 s, so the deadline must be well above
 PUBLISH_DEADLINE_SECONDS: Final = 25.0
 _ATTEMPT_SECONDS: Final = 4.0
+#: seconds; nats-py annotates an int and sleeps for whatever it gets
+_RECONNECT_PAUSE: Final[Any] = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +153,7 @@ class Wire:
             await client.connect(
                 **self.options.arguments(),
                 connect_timeout=2,
-                reconnect_time_wait=0.2,  # type: ignore[arg-type] - seconds for asyncio.sleep, whatever the annotation
+                reconnect_time_wait=_RECONNECT_PAUSE,
                 max_reconnect_attempts=-1,
                 ping_interval=15,
                 max_outstanding_pings=2,
@@ -162,7 +164,7 @@ class Wire:
                 closed_cb=self._on_closed,
                 pending_size=0,
             )
-        client._ps = self._parser  # type: ignore[assignment]  # noqa: SLF001
+        client._ps = self._parser  # type: ignore[assignment]
 
     def _connect_error(self, error: Exception) -> BrokerError:
         reason = self._last_error or error
@@ -264,8 +266,8 @@ class Wire:
                 _log.warning("still no connection to the broker", url=self.options.url, reason=str(error))
                 continue
             old, self._client = self._client, client
-            client._sid = old._sid  # noqa: SLF001
-            client._subs = {  # noqa: SLF001
+            client._sid = old._sid
+            client._subs = {
                 int(sid): Subscription(client, int(sid), subject) for sid, subject in self._subjects.items()
             }
             self._parser.client = client
@@ -300,17 +302,17 @@ class Wire:
         The handler runs inside the read loop: it must be quick and must not await.
         """
         client = self._client
-        client._sid += 1  # noqa: SLF001
-        sid = str(client._sid)  # noqa: SLF001
+        client._sid += 1
+        sid = str(client._sid)
         # Registered with nats-py as well, which subscribes again after a reconnect.
-        client._subs[client._sid] = Subscription(client, client._sid, subject)  # noqa: SLF001
+        client._subs[client._sid] = Subscription(client, client._sid, subject)
         self._parser.handlers[sid.encode()] = handler
         self._subjects[sid] = subject
         self._send(f"SUB {subject} {sid}\r\n".encode())
 
         def unsubscribe() -> None:
             if self._subjects.pop(sid, None) is not None:
-                self._client._subs.pop(int(sid), None)  # noqa: SLF001
+                self._client._subs.pop(int(sid), None)
                 self._parser.handlers.pop(sid.encode(), None)
                 self._send(f"UNSUB {sid}\r\n".encode())
 
@@ -461,7 +463,11 @@ class Wire:
                 await asyncio.sleep(0.1)
                 continue
             conflict = api_error(subject, error)
-            if unsure and isinstance(conflict, Conflict) and await self._is_ours(subject, header + payload, conflict.actual):
+            if (
+                unsure
+                and isinstance(conflict, Conflict)
+                and await self._is_ours(subject, header + payload, conflict.actual)
+            ):
                 return conflict.actual
             raise conflict
 
