@@ -42,7 +42,7 @@ class AgentSettings:
     """How an agent works.
 
     Attributes:
-        concurrency: runs at once in one process.
+        concurrency: runs at once in one process, at least one per shard.
         max_attempts: after so many attempts that ended without a result the run is `failed`.
         ack_wait_seconds: a replica silent for this long loses its run to another.
         grace_seconds: on SIGTERM, how long runs may go on before they are given to another replica.

@@ -1,10 +1,12 @@
-"""The lines of a session's archive: written, parsed, and checked as a whole. Pure: no I/O and no clock.
+"""The lines of a session's archive: written, parsed, and checked as a whole.
 
     {"format": "orchestrator-free session", "version": 1, "session": "s1", "position": "ab12cd34-57"}
     {"sequence": 12, "time": "…", "member": "ann", "kind": "in", "target": "critic", "id": "…", "rollup": false,
      "payload": {…}}                                                  one for every stored event, in log order
     {"object": "file-1f2e…", "last": true, "data": "<base64>"}        the files and large runs, in pieces
     {"end": {"events": 1, "objects": 1, "missing": [], "skipped": 0, "sha256": "…"}}    over every byte before
+
+Pure: no I/O and no clock.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import binascii
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
 
@@ -29,6 +31,8 @@ HEADROOM: Final = 1024
 #: bytes of an object in one line, before base64
 _PIECE: Final = 384 * 1024
 _OBJECT_NAME: Final = 256
+
+Kind = Literal["header", "event", "object", "end"]
 
 
 def longest(max_payload: int) -> int:
@@ -169,35 +173,35 @@ class Checker:
         session: the id it was exported from, empty before the first line.
         events: how many. objects: how many.
         ended: whether the last line was there.
-        openings: for finished runs whose first event the log has no more: (its sequence, subject, run.started).
+        openings: for finished runs whose first event the log has no more: (its sequence, the run, a payload).
     """
 
-    def __init__(self, largest: int, shard: int = 0, session: str = "") -> None:
-        self._largest = largest - HEADROOM
-        self._goes_to = (shard, session)
+    def __init__(self, max_payload: int) -> None:
+        self._largest = max_payload - HEADROOM
         self._digest = hashlib.sha256()
         self._line = 0
         self._sequence = 0
         self._object = ""
-        self._runs: set[str] = set()
+        self._runs: set[Address] = set()
         self.session = ""
         self.events = 0
         self.objects = 0
         self.ended = False
-        self.openings: list[tuple[int, str, bytes]] = []
+        self.openings: list[tuple[int, Address, bytes]] = []
 
-    def take(self, line: bytes) -> None:
-        """Check the next line.
+    def take(self, line: bytes) -> Kind:
+        """Check the next line; return what it is.
 
         Raises:
             InvalidEvent, TooLarge: name the line.
         """
         self._line += 1
         try:
-            self._take(line, read(line))
+            kind = self._take(line, read(line))
         except (InvalidEvent, InvalidName) as error:
             raise InvalidEvent(f"line {self._line}: {error}") from error
         self._digest.update(line)
+        return kind
 
     def close(self) -> None:
         """Check that the last line was there.
@@ -207,17 +211,20 @@ class Checker:
         """
         _expect(self.ended, f"line {self._line + 1}: the last line is missing, the file is cut off")
 
-    def _take(self, line: bytes, fields: dict[str, Any]) -> None:
+    def _take(self, line: bytes, fields: dict[str, Any]) -> Kind:
         _expect(not self.ended, "nothing may follow the end")
         if self._line == 1:
             self._header(fields)
-        elif "end" in fields:
+            return "header"
+        if "end" in fields:
             self._end(fields["end"])
-        elif "object" in fields:
+            return "end"
+        if "object" in fields:
             self._piece(fields)
-        else:
-            _expect(not self._object and not self.objects, "events come before objects")
-            self._event(line, fields)
+            return "object"
+        _expect(not self._object and not self.objects, "events come before objects")
+        self._event(line, fields)
+        return "event"
 
     def _header(self, fields: dict[str, Any]) -> None:
         _expect(fields.get("format") == FORMAT, f'not an archive of a session: "format" must be {FORMAT!r}')
@@ -226,22 +233,23 @@ class Checker:
         self.session = check_name("session", fields.get("session"))
 
     def _event(self, line: bytes, fields: dict[str, Any]) -> None:
-        item = read_event(line, fields, *self._goes_to)
+        item = read_event(line, fields, 0, self.session)
         _expect(item.sequence > self._sequence, f"sequence {item.sequence} after {self._sequence}: not in log order")
         if len(item.payload) > self._largest:
-            raise TooLarge(f"line {self._line}: {len(item.payload)} bytes of payload, this broker takes {self._largest}")
+            raise TooLarge(f"line {self._line}: a payload of {len(item.payload)} bytes, {self._largest} can be stored")
         if item.address.kind == "in":
             validate("in", item.body)  # where agents cannot read an input, they cannot see that it is replayed
         self._sequence = item.sequence
         self.events += 1
         if item.address.kind == "run":
-            self._run(item, str(item.address))
+            self._run(item)
 
-    def _run(self, item: Item, subject: str) -> None:
-        if item.rollup and item.first is not None and item.first < item.sequence and subject not in self._runs:
+    def _run(self, item: Item) -> None:
+        first, run = item.first, item.address
+        if item.rollup and first is not None and first < item.sequence and run not in self._runs:
             body = {"type": "run.started", "attempt": item.body.get("attempt"), "input": item.body.get("input")}
-            self.openings.append((item.first, subject, encode(body)))
-        self._runs.add(subject)
+            self.openings.append((first, run, encode(body)))
+        self._runs.add(run)
 
     def _piece(self, fields: dict[str, Any]) -> None:
         name, last, data = fields["object"], fields.get("last"), fields.get("data")

@@ -322,7 +322,7 @@ def validate(kind: str, body: Body) -> None:
     if body.get("type") not in _KNOWN.get(kind, ()):
         return
     try:
-        _ADAPTERS[kind].validate_python(body)
+        _ADAPTERS[kind].validate_python(body, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(place) for place in first["loc"])

@@ -55,7 +55,7 @@ _STREAM_GAUGES: Final = (
     ("total_bytes", "Bytes stored."),
     ("first_seq", "Sequence of the first message that is still there."),
     ("last_seq", "Sequence of the last message."),
-    ("consumer_count", "Consumers."),
+    ("consumers", "Consumers, ephemeral ones included."),
 )
 _CONSUMER_GAUGES: Final = (
     ("num_pending", "Messages not delivered yet."),

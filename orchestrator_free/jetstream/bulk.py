@@ -14,6 +14,7 @@ import contextlib
 import secrets
 from array import array
 from collections.abc import Callable
+from itertools import pairwise
 from types import TracebackType
 from typing import Final, Self
 
@@ -164,7 +165,7 @@ class BulkPublisher:
     def in_order(self) -> bool:
         """Whether everything acknowledged so far was stored in the order in which it was sent."""
         stored = [sequence for sequence in self.sequences if sequence]
-        return all(before < after for before, after in zip(stored, stored[1:], strict=False))
+        return all(before < after for before, after in pairwise(stored))
 
     def _is_full(self) -> bool:
         return (

@@ -13,11 +13,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
+import structlog
 
 from orchestrator_free import contract
-from orchestrator_free.errors import BrokerError, BrokerTimeout, BrokerUnreachable, ConfigMismatch
+from orchestrator_free.errors import (
+    BrokerError,
+    BrokerTimeout,
+    BrokerUnreachable,
+    ConfigMismatch,
+    OrchestratorFreeError,
+)
 from orchestrator_free.jetstream.wire import Wire
 from orchestrator_free.subjects import LIVE, ROOT, epoch_of, shard_of
+
+_log = structlog.get_logger("orchestrator_free.jetstream")
 
 _BATCH: Final = 4096
 _MULTI_LAST_LIMIT: Final = 1000
@@ -27,6 +36,7 @@ _STREAM_NOT_FOUND: Final = 10059
 _NO_MESSAGE: Final = 10037
 _IN_USE: Final = 10058
 _END_OF_BATCH: Final = 204
+_PRESENCE_FIELDS: Final = ("subjects", "storage", "allow_direct")
 _TOO_MANY: Final = 413
 _CONSUMER_NOT_FOUND: Final = 10014
 
@@ -133,6 +143,18 @@ class Log:
         self.wire = wire
         self.shards = 1
         self._epochs: dict[int, str] = {}
+        self._restoring: asyncio.Task[None] | None = None
+        wire.on_reconnect.append(self._on_reconnect)
+
+    def _on_reconnect(self) -> None:
+        """A broker that was started again has no memory streams: make the one of presence anew."""
+        self._restoring = asyncio.create_task(self._restore_presence())
+
+    async def _restore_presence(self) -> None:
+        try:
+            await self._ensure_stream(contract.presence_stream(), _PRESENCE_FIELDS)
+        except OrchestratorFreeError as error:
+            _log.debug("presence cannot be restored here, others may", reason=str(error))
 
     # -- which stream -------------------------------------------------------------------------------------------
 
@@ -162,7 +184,7 @@ class Log:
         self.shards = wanted.shards
         for shard in range(self.shards):
             await self._ensure_stream(contract.stream_config(shard, wanted), contract.STRUCTURE)
-        await self._ensure_stream(contract.presence_stream(), ("subjects", "storage", "allow_direct"))
+        await self._ensure_stream(contract.presence_stream(), _PRESENCE_FIELDS)
         await self._ensure_stream(contract.object_stream(wanted), ("subjects", "storage"))
         await self.refresh()
 
