@@ -26,6 +26,7 @@ from orchestrator_free.errors import BrokerError, BrokerUnreachable, Conflict, I
 from orchestrator_free.events import Body, decode, validate
 from orchestrator_free.fold import RunFold
 from orchestrator_free.jetstream import Delivery, PullConsumer
+from orchestrator_free.reader import to_event
 from orchestrator_free.run import Run, RunInput, RunWriter, safe_message
 from orchestrator_free.session import DEFAULT_URL, Broker, connect
 from orchestrator_free.stats import AgentStats
@@ -204,8 +205,9 @@ class _Worker:
     async def _work(self, hold: _Hold, since: str) -> None:
         message = hold.delivery.message
         where = parse(message.subject)
-        if where is None or not message.payload or where.shard != self._broker.log.shard(where.session):
-            # Outside the grammar, a marker of the broker, or in a shard where nobody would read the answer.
+        foreign = message.copied or not message.payload
+        if where is None or foreign or where.shard != self._broker.log.shard(where.session):
+            # Outside the grammar, the broker's own doing, or in a shard where nobody would read the answer.
             await hold.delivery.ack()
             return
         body, problem = _read_input(message.payload)
@@ -301,8 +303,9 @@ class _Worker:
         fold, last = RunFold(self._agent.name, run), 0
         for message in await self._broker.log.read(shard, subject):
             last = message.sequence
-            with contextlib.suppress(InvalidEvent):
-                fold.apply(decode(message.payload), message.sequence, message.time)
+            event = to_event(message)
+            if event is not None:
+                fold.apply(event.body, event.sequence, event.time)
         return fold, last
 
     async def _handle(self, run: Run, writer: RunWriter) -> tuple[str, str | None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import tempfile
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
@@ -98,7 +98,7 @@ class ImportResult:
 
 async def import_session(
     broker: Broker,
-    lines: AsyncIterator[bytes],
+    lines: AsyncIterable[bytes] | Iterable[bytes],
     session_id: str | None = None,
     *,
     deadline: float = PUBLISH_DEADLINE_SECONDS,
@@ -115,7 +115,7 @@ async def import_session(
 
     Args:
         broker: a connection.
-        lines: the archive, cut anywhere.
+        lines: the archive, a file for instance; it may be cut into pieces anywhere.
         session_id: another id than the one it was exported from.
         deadline: seconds in which each event must be stored, retries and reconnects included, 100 at most.
 
@@ -143,10 +143,19 @@ async def import_session(
         return await _Import(broker, session, checker, pieces, deadline).run(events)
 
 
-async def _split(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
+async def _chunks(source: AsyncIterable[bytes] | Iterable[bytes]) -> AsyncIterator[bytes]:
+    if isinstance(source, AsyncIterable):
+        async for chunk in source:
+            yield chunk
+    else:
+        for chunk in source:
+            yield chunk
+
+
+async def _split(source: AsyncIterable[bytes] | Iterable[bytes], limit: int) -> AsyncIterator[bytes]:
     """Yield the lines of a byte stream, with their line breaks."""
     rest, number = b"", 1
-    async for chunk in chunks:
+    async for chunk in _chunks(source):
         *whole, rest = (rest + chunk).split(b"\n")
         for line in whole:
             yield line + b"\n"

@@ -26,6 +26,8 @@ _log = structlog.get_logger("orchestrator_free.reader")
 CHECK_SECONDS: Final = 5.0
 #: what the live tail may hold while the log is being read; beyond it the log is read again
 _HELD: Final = 20_000
+#: types of the broker's own answers, which can be aimed at a session's subject
+_ANSWERS: Final = "io.nats."
 _CAUGHT_UP_SECONDS: Final = 20.0
 
 Sink = Callable[[list["Entry"]], None]
@@ -47,14 +49,17 @@ class Entry:
 
 
 def to_event(message: Message) -> Event | None:
-    """Parse a stored message; None if its subject or payload is not ours."""
+    """Parse a stored message; None if its subject or payload is not ours, or nobody published it there."""
     address = parse(message.subject)
-    if address is None:
+    if address is None or message.copied:
         return None
     try:
-        return Event(message.sequence, message.time, address, decode(message.payload))
+        body = decode(message.payload)
     except InvalidEvent:
         return None
+    if body["type"].startswith(_ANSWERS):
+        return None
+    return Event(message.sequence, message.time, address, body)
 
 
 def _is_whole(message: Message) -> bool:

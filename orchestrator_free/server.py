@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import fcntl
 import json
-import math
 import os
 import random
 import re
@@ -141,12 +140,9 @@ class EmbeddedServer:
                 self._check_folder()
                 self._spawn(binary, lock.fileno())
                 await self._serving()
-        except BaseException as error:
-            self.kill()
-            if isinstance(error, OSError):
-                advice = "make it writable, or use another folder with --data"
-                raise BrokerStartError(f"cannot use the data folder {data} ({error}): {advice}") from error
-            raise
+        except OSError as error:
+            advice = "make it writable, or use another folder with --data"
+            raise BrokerStartError(f"cannot use the data folder {data} ({error}): {advice}") from error
         if complaints := self._complaints():
             log.warning("the broker complained while starting", lines=complaints, log=str(self.log_path))
         log.info("the broker serves", url=self.url, pid=self.pid, data=str(data))
@@ -176,7 +172,7 @@ class EmbeddedServer:
 
     async def wait(self) -> int | None:
         """Wait until the server process ends; return its exit code, None when it never ran."""
-        await _until(lambda: self.pid is None, math.inf)
+        await _until(lambda: self.pid is None, float("inf"))
         return None if self._process is None else self._process.returncode
 
     async def monitor(self, path: str) -> dict[str, Any]:
@@ -231,19 +227,23 @@ class EmbeddedServer:
             )
 
     async def _serving(self) -> None:
-        """Wait until the server serves; raise when it ends, cannot or takes too long."""
+        """Wait until the server serves; end it and raise when it cannot or takes too long."""
         deadline = time.monotonic() + self.settings.start_seconds
-        while problem := await self._problem():
-            if self.pid is None:
-                raise self._failure("nats-server did not start")
-            if time.monotonic() > deadline:
-                raise self._failure(f"it does not serve after {self.settings.start_seconds} s ({problem})")
-            await asyncio.sleep(POLL_SECONDS)
+        try:
+            while problem := await self._problem():
+                if self.pid is None:
+                    raise self._failure("nats-server did not start")
+                if time.monotonic() > deadline:
+                    raise self._failure(f"it does not serve after {self.settings.start_seconds} s ({problem})")
+                await asyncio.sleep(POLL_SECONDS)
+        except BaseException:
+            self.kill()
+            raise
 
     async def _problem(self) -> str | None:
         """Say what still keeps the server from serving; raise when it will stay."""
         try:
-            config = (await self.monitor("/jsz")).get("config", {})  # /varz keeps for ever what it was asked too early
+            config = (await self.monitor("/jsz")).get("config", {})  # asked early, /varz lacks it for ever
             health = await self.monitor("/healthz")
         except (OSError, ValueError) as error:
             return f"its monitor does not answer: {error!r}"

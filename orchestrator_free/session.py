@@ -186,8 +186,10 @@ class Session:
         """Change the title or the agents."""
         names = None if agents is None else [check_name("agent", name) for name in agents]
         body = {"type": "session.updated", "title": title, "agents": names}
-        sequence = await self._publish(self._subject("meta"), body)
-        return self.position(sequence)
+        validate("meta", body)
+        subject = self._subject("meta")
+        last = await self._log.last(self.shard, subject)
+        return self.position(await self._publish(subject, body, expect=last.sequence if last else 0))
 
     async def send(
         self, text: str = "", *, to: str | Sequence[str], data: Any = None, id: str | None = None, parent: Any = None

@@ -36,6 +36,7 @@ _STREAM_NOT_FOUND: Final = 10059
 _NO_MESSAGE: Final = 10037
 _IN_USE: Final = 10058
 _END_OF_BATCH: Final = 204
+_STAMP: Final = b"\r\nNats-Sequence: "
 _PRESENCE_FIELDS: Final = ("subjects", "storage", "allow_direct")
 _TOO_MANY: Final = 413
 _CONSUMER_NOT_FOUND: Final = 10014
@@ -48,6 +49,8 @@ class Message:
     Attributes:
         previous: sequence of the message before it on the same subject; 0 for the first, -1 where unknown.
         rollup: it replaced everything before it on its subject.
+        copied: it is an answer of the broker that somebody had sent to this subject: a forgery, no event of the member
+            whose subject it is on. Honest publishers do not send the headers that the broker adds.
     """
 
     subject: str
@@ -56,6 +59,7 @@ class Message:
     payload: bytes
     rollup: bool
     previous: int = -1
+    copied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,7 @@ def live_message(subject: str, payload: bytes, header: bytes) -> Message | None:
     previous = _field(header, b"Nats-Last-Sequence")
     rollup = b"\r\nNats-Rollup: sub\r\n" in header
     time = _field(header, b"Nats-Time-Stamp")
-    return Message(stored, int(sequence), time, payload, rollup, int(previous or 0))
+    return Message(stored, int(sequence), time, payload, rollup, int(previous or 0), header.count(_STAMP) > 1)
 
 
 class _Batch:
@@ -129,7 +133,9 @@ class _Batch:
             return
         rollup = b"\r\nNats-Rollup: sub\r\n" in header
         stored, sequence = _field(header, b"Nats-Subject"), int(_field(header, b"Nats-Sequence") or 0)
-        self.messages.append(Message(stored, sequence, _field(header, b"Nats-Time-Stamp"), payload, rollup))
+        time = _field(header, b"Nats-Time-Stamp")
+        copied = header.count(_STAMP) > 1
+        self.messages.append(Message(stored, sequence, time, payload, rollup, copied=copied))
 
 
 class Log:
@@ -286,7 +292,8 @@ class Log:
         header = base64.b64decode(message.get("hdrs", ""))
         payload = base64.b64decode(message.get("data", ""))
         rollup = b"\r\nNats-Rollup: sub\r\n" in header
-        return Message(message["subject"], message["seq"], _trim(message["time"]), payload, rollup)
+        copied = _STAMP in header
+        return Message(message["subject"], message["seq"], _trim(message["time"]), payload, rollup, copied=copied)
 
     # -- by Direct Get ------------------------------------------------------------------------------------------
 

@@ -44,7 +44,8 @@ class Delivery:
         base = 2 if len(tokens) == 9 else 4
         delivered, sequence, _, stamp, pending = tokens[base + 2 : base + 7]
         rollup = b"\r\nNats-Rollup: sub\r\n" in header
-        self.message = Message(subject, int(sequence), _rfc3339(int(stamp)), payload, rollup)
+        copied = b"\r\nNats-Sequence: " in header
+        self.message = Message(subject, int(sequence), _rfc3339(int(stamp)), payload, rollup, copied=copied)
         self.attempt = int(delivered)
         self.pending = int(pending)
         self._reply = reply
