@@ -6,8 +6,7 @@ broker; payloads do not repeat them. Unknown types pass through to every reader.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -18,8 +17,7 @@ from orchestrator_free.subjects import Address
 Body = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One entry of the log.
 
     Attributes:

@@ -80,13 +80,21 @@ class _Debt:
 
 
 @dataclass(slots=True)
-class _Arrivals:
-    """How far the inputs of a shard were looked at for names that nobody serves: the tail at once, the past slowly."""
+class _Shard:
+    """What a monitor knows of a stream, and how far it has looked for inputs to names that nobody serves.
+
+    Attributes:
+        now: the broker's clock at this tick. end: the last sequence then. before: that of the tick before: a replica
+            may be behind, so what a read did not find is passed over only up to there.
+        start: the end when the monitor began: up to there is the past, read slowly; from there on the tail.
+    """
 
     created: str
     start: int
     tail: int
-    end: int
+    now: str = ""
+    end: int = 0
+    before: int = 0
     past: int = 0
     waiting: dict[tuple[str, str], list[_Owed]] = field(default_factory=dict)
 
@@ -122,7 +130,7 @@ class Monitor:
         self._absent: dict[str, float] = {}
         self._trusted = 0.0
         self._debts: dict[tuple[int, str], _Debt] = {}
-        self._arrivals: dict[int, _Arrivals] = {}
+        self._shards: dict[int, _Shard] = {}
         self._left = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -173,10 +181,19 @@ class Monitor:
         self._debts = {key: debt for key, debt in self._debts.items() if key[1] in overdue}
         self._left = self.settings.inputs_per_tick
         for shard, agents in names.items():
+            stream = await self._look_at_stream(shard)
             gone = sorted(agents & overdue)
             for agent in random.sample(gone, len(gone)):
-                await self._look_at(shard, agent)
-            await self._look_for_strangers(shard, agents | present)
+                await self._look_at(shard, agent, stream)
+            await self._look_for_strangers(shard, agents | present, stream)
+
+    async def _look_at_stream(self, shard: int) -> _Shard:
+        info = await self._log.info(shard)
+        stream, end = self._shards.get(shard), info["state"]["last_seq"]
+        if stream is None or stream.created != info["created"]:
+            stream = self._shards[shard] = _Shard(info["created"], end, end)
+        stream.now, stream.before, stream.end = info["ts"], stream.end, end
+        return stream
 
     async def _agents(self, shard: int) -> set[str]:
         return {agent for name in await self._log.consumer_names(shard) if (agent := agent_of(name))}
@@ -192,7 +209,7 @@ class Monitor:
 
     # -- agents that are gone -----------------------------------------------------------------------------------
 
-    async def _look_at(self, shard: int, agent: str) -> None:
+    async def _look_at(self, shard: int, agent: str, stream: _Shard) -> None:
         """Go through what an agent owes, from where the last tick stopped."""
         try:
             state = await self._log.consumer(shard, contract.agent_consumer_name(agent))
@@ -209,11 +226,11 @@ class Monitor:
             self._debts[shard, agent] = debt
         told = 0
         for subject in debt.cursors:
-            told += await self._pursue(shard, agent, debt, subject, state.time)
+            told += await self._pursue(shard, agent, debt, subject, stream)
         if told:
             _log.warning("agent is offline", agent=agent, outstanding=state.outstanding, sessions_told=told)
 
-    async def _pursue(self, shard: int, agent: str, debt: _Debt, subject: str, now: str) -> int:
+    async def _pursue(self, shard: int, agent: str, debt: _Debt, subject: str, stream: _Shard) -> int:
         """Go through one filter of an agent's inputs; return how many sessions were told."""
         told, more = 0, True
         while more and self._left > 0:
@@ -222,12 +239,11 @@ class Monitor:
             self._left -= len(messages)
             owed = self._owed(messages)
             before = self.published
-            settled = await self._settle(agent, owed, GONE, now)
+            settled = await self._settle(agent, owed, GONE, stream.now)
             told += self.published - before
             if not settled:
                 return told
-            if messages:
-                debt.cursors[subject] = messages[-1].sequence
+            debt.cursors[subject] = messages[-1].sequence if more else _passed(debt.cursors[subject], messages, stream)
         if more and not debt.warned:
             debt.warned = True
             _log.warning("an offline agent owes more than one tick looks at, going on in the next", agent=agent)
@@ -308,55 +324,51 @@ class Monitor:
 
     # -- names that nobody serves -------------------------------------------------------------------------------
 
-    async def _look_for_strangers(self, shard: int, known: Collection[str]) -> None:
+    async def _look_for_strangers(self, shard: int, known: Collection[str], stream: _Shard) -> None:
         """Find inputs to names for which no agent has ever connected, once they are old enough."""
-        info = await self._log.info(shard)
-        arrivals = self._arrivals.get(shard)
-        if arrivals is None or arrivals.created != info["created"]:
-            end = info["state"]["last_seq"]
-            arrivals = self._arrivals[shard] = _Arrivals(info["created"], end, end, end)
-        await self._read_arrivals(shard, arrivals, info["state"]["last_seq"], known)
+        await self._read_arrivals(shard, stream, known)
         age = self.settings.offline_after_seconds
-        due = [key for key, owed in arrivals.waiting.items() if seconds_between(owed[0].time, info["ts"]) >= age]
+        due = [key for key, owed in stream.waiting.items() if seconds_between(owed[0].time, stream.now) >= age]
         if not due:
             return
         people = {key.split(".")[1] for key, _ in await self._log.present("client")}
         for session, target in due[: self.settings.inputs_per_tick]:
-            if await self._tell_strangers(session, target, arrivals, {*known, *people}, info["ts"]):
-                del arrivals.waiting[session, target]
+            if await self._tell_strangers(session, target, {*known, *people}, stream):
+                del stream.waiting[session, target]
 
-    async def _read_arrivals(self, shard: int, arrivals: _Arrivals, end: int, known: Collection[str]) -> None:
+    async def _read_arrivals(self, shard: int, stream: _Shard, known: Collection[str]) -> None:
         """Note what came since the last tick, and a page of what was there before this monitor started."""
         subject = f"{ROOT}.{shard}.*.*.in.*.*"
-        room = _ARRIVALS - sum(map(len, arrivals.waiting.values()))
-        more = arrivals.tail < end
+        room = _ARRIVALS - sum(map(len, stream.waiting.values()))
+        more = stream.tail < stream.end
         while more and room > 0:
-            messages, more = await self._log.page(shard, subject, after=arrivals.tail, limit=min(_PAGE, room))
+            messages, more = await self._log.page(shard, subject, after=stream.tail, limit=min(_PAGE, room))
             room -= len(messages)
-            # A replica may be behind: what it does not have is passed over only if it stood there one tick ago.
-            arrivals.tail = messages[-1].sequence if messages else arrivals.end
-            self._note(arrivals, messages, known)
-        arrivals.end = end
-        if room > 0 and arrivals.past < arrivals.start:
-            messages, more = await self._log.page(shard, subject, after=arrivals.past, limit=min(_PAST_PAGE, room))
-            arrivals.past = messages[-1].sequence if more else arrivals.start
-            self._note(arrivals, [message for message in messages if message.sequence <= arrivals.start], known)
+            stream.tail = messages[-1].sequence if more else _passed(stream.tail, messages, stream)
+            self._note(stream, messages, known)
+        if room > 0 and stream.past < stream.start:
+            messages, more = await self._log.page(shard, subject, after=stream.past, limit=min(_PAST_PAGE, room))
+            stream.past = messages[-1].sequence if more else stream.start
+            self._note(stream, [message for message in messages if message.sequence <= stream.start], known)
 
-    def _note(self, arrivals: _Arrivals, messages: Iterable[Message], known: Collection[str]) -> None:
+    def _note(self, stream: _Shard, messages: Iterable[Message], known: Collection[str]) -> None:
         for one in self._owed(messages):
             if one.where.target not in known:
-                arrivals.waiting.setdefault((one.where.session, one.where.target), []).append(one)
+                stream.waiting.setdefault((one.where.session, one.where.target), []).append(one)
 
-    async def _tell_strangers(
-        self, session: str, target: str, arrivals: _Arrivals, known: Collection[str], now: str
-    ) -> bool:
+    async def _tell_strangers(self, session: str, target: str, known: Collection[str], stream: _Shard) -> bool:
         """Say of everybody an input is for and whom nobody knows that there is no such agent; True if it is said."""
         names = (await self._broker.session(session).meta())["agents"] if target == ALL else [target]
         settled = True
         for name in names:
             if name not in known:
-                settled &= await self._try_to_tell(session, name, arrivals.waiting[session, target], NEVER, now)
+                settled &= await self._try_to_tell(session, name, stream.waiting[session, target], NEVER, stream.now)
         return settled
+
+
+def _passed(cursor: int, messages: Sequence[Message], stream: _Shard) -> int:
+    """Return where to go on after the last page: behind what it held, and what surely held nothing."""
+    return max(cursor, stream.before, messages[-1].sequence if messages else 0)
 
 
 def _is_replayed(payload: bytes) -> bool:

@@ -28,6 +28,7 @@ CHECK_SECONDS: Final = 5.0
 _HELD: Final = 20_000
 #: types of the broker's own answers, which can be aimed at a session's subject
 _ANSWERS: Final = "io.nats."
+_AT_ONCE: Final = 8
 _CAUGHT_UP_SECONDS: Final = 20.0
 
 Sink = Callable[[list["Entry"]], None]
@@ -167,12 +168,13 @@ class Reader:
         return last.sequence if last else 0
 
     async def _with_deltas(self, table: list[Message]) -> list[Message]:
-        found = []
-        for message in table:
-            if _is_whole(message):
-                found.append(message)
-            else:
-                found += await self._log.read(self.shard, message.subject)
+        """Add the deltas of what is not whole yet, a few requests at a time."""
+        found = [message for message in table if _is_whole(message)]
+        partial = [message.subject for message in table if not _is_whole(message)]
+        for start in range(0, len(partial), _AT_ONCE):
+            reads = (self._log.read(self.shard, subject) for subject in partial[start : start + _AT_ONCE])
+            for messages in await asyncio.gather(*reads):
+                found += messages
         return found
 
     async def _until(self, barrier: int, read: Callable[[], Awaitable[list[Message]]]) -> list[Message]:

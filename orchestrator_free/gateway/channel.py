@@ -23,7 +23,7 @@ from orchestrator_free.jetstream import Log, Objects
 from orchestrator_free.metrics import GatewayMetrics
 from orchestrator_free.reader import Entry, Reader
 from orchestrator_free.session import complete
-from orchestrator_free.subjects import Address, Position
+from orchestrator_free.subjects import Position
 
 #: frames a session may keep in memory; what is older is read from the log
 TAIL_BYTES: Final = 16 * 1024 * 1024
@@ -73,7 +73,7 @@ class Channel:
         self._objects = objects
         self._frames: dict[int, Frame] = {}
         self._order: list[int] = []
-        self._of: dict[Address, list[int]] = {}
+        self._of: dict[str, list[int]] = {}
         self._bytes = 0
         self._first = 0
         self._floor = 0
@@ -144,18 +144,18 @@ class Channel:
             frame = Frame(self.reader.epoch, entry)
             self._first = self._first or frame.sequence
             if entry.message.rollup:
-                self._compact(frame.address)
+                self._compact(frame.subject)
             self._frames[frame.sequence] = frame
             self._order.append(frame.sequence)
-            self._of.setdefault(frame.address, []).append(frame.sequence)
+            self._of.setdefault(frame.subject, []).append(frame.sequence)
             self._bytes += len(frame.sse)
             self._fresh.append(frame)
         if self._bytes > TAIL_BYTES:
             self._trim()
 
-    def _compact(self, address: Address) -> None:
+    def _compact(self, subject: str) -> None:
         """Drop what a roll-up replaces, as the broker does."""
-        for sequence in self._of.pop(address, ()):
+        for sequence in self._of.pop(subject, ()):
             old = self._frames.pop(sequence, None)
             if old is not None:
                 self._bytes -= len(old.sse)

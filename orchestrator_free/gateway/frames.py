@@ -10,16 +10,18 @@ import orjson
 
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.reader import Entry
-from orchestrator_free.subjects import KINDS, Address, check_name
+from orchestrator_free.subjects import KINDS, check_name, parse
 
 Format = Literal["sse", "ndjson"]
 
 HEARTBEAT: Final[dict[Format, bytes]] = {"sse": b": heartbeat\n\n", "ndjson": b"\n"}
 
 
-@lru_cache(maxsize=16384)
-def _prefix(address: Address) -> bytes:
+@lru_cache(maxsize=65536)
+def _prefix(subject: str) -> bytes:
     """Return the part of an envelope that is the same for every event of an entity."""
+    address = parse(subject)
+    assert address is not None  # noqa: S101 - a reader hands on nothing else
     names = {"session": address.session, "member": address.member, "kind": address.kind}
     names |= {part: getattr(address, part) for part in KINDS[address.kind]}
     return orjson.dumps(names)[:-1]
@@ -29,11 +31,11 @@ class Frame:
     """One event as bytes.
 
     Attributes:
-        sequence: of the event.
+        sequence: of the event. subject: of its entity; address: the same, parsed.
         sse: `id:` and `data:` lines, LF framing, one line of JSON.
     """
 
-    __slots__ = ("_start", "address", "sequence", "sse")
+    __slots__ = ("_start", "address", "sequence", "sse", "subject")
 
     def __init__(self, epoch: str, entry: Entry) -> None:
         message = entry.message
@@ -42,10 +44,11 @@ class Frame:
             payload = orjson.dumps(entry.event.body)  # the only case in which a payload is not passed on as it is
         position = b"%b-%d" % (epoch.encode(), message.sequence)
         self.sequence = message.sequence
+        self.subject = message.subject
         self.address = entry.event.address
         self._start = len(position) + 11
         self.sse = b'id: %b\ndata: %b,"position":"%b","time":"%b","event":%b}\n\n' % (
-            position, _prefix(self.address), position, message.time.encode(), payload,
+            position, _prefix(message.subject), position, message.time.encode(), payload,
         )  # fmt: skip
 
     @property

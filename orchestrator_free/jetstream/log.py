@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -37,6 +38,10 @@ _NO_MESSAGE: Final = 10037
 _IN_USE: Final = 10058
 _END_OF_BATCH: Final = 204
 _STAMP: Final = b"\r\nNats-Sequence: "
+#: what the broker appends to the header of a message that it reads for us; the last of its kind is the broker's
+_STORED: Final = re.compile(
+    rb".*\r\nNats-Subject: ([^\r]+)\r\nNats-Sequence: (\d+)\r\nNats-Time-Stamp: ([^\r]+)\r\n", re.DOTALL
+)
 _PRESENCE_FIELDS: Final = ("subjects", "storage", "allow_direct")
 _TOO_MANY: Final = 413
 _CONSUMER_NOT_FOUND: Final = 10014
@@ -131,11 +136,13 @@ class _Batch:
             if not self.done.done():
                 self.done.set_result((int(header[9:12]), header))
             return
+        found = _STORED.search(header)
+        if found is None:
+            return  # not an answer to a read: somebody sent it to our inbox
+        stored, sequence, time = found.groups()
         rollup = b"\r\nNats-Rollup: sub\r\n" in header
-        stored, sequence = _field(header, b"Nats-Subject"), int(_field(header, b"Nats-Sequence") or 0)
-        time = _field(header, b"Nats-Time-Stamp")
         copied = header.count(_STAMP) > 1
-        self.messages.append(Message(stored, sequence, time, payload, rollup, copied=copied))
+        self.messages.append(Message(stored.decode(), int(sequence), time.decode(), payload, rollup, -1, copied))
 
 
 class Log:
