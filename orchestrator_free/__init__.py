@@ -19,7 +19,8 @@ from orchestrator_free.agent import Agent
 from orchestrator_free.events import Event
 from orchestrator_free.fold import Fold
 from orchestrator_free.run import Run, RunError
-from orchestrator_free.session import Broker, Delivery, Sent, Session, connect
+from orchestrator_free.session import Broker, Sent, Session, connect
 from orchestrator_free.subjects import Position
+from orchestrator_free.subscription import Delivery
 
 __all__ = ["Agent", "Broker", "Delivery", "Event", "Fold", "Position", "Run", "RunError", "Sent", "Session", "connect"]

@@ -58,6 +58,11 @@ class Event(NamedTuple):
         return self.address.id
 
 
+#: levels of nesting that a payload leaves to what is built around it: views, finished runs, archives
+_SPARE_LEVELS: Final = 32
+_BRACKETS: Final = 200
+
+
 def encode(body: Body) -> bytes:
     """Encode a payload as one line of JSON.
 
@@ -82,7 +87,23 @@ def decode(payload: bytes) -> Body:
         raise InvalidEvent(f"not JSON: {error}") from error
     if type(body) is not dict or type(body.get("type")) is not str:
         raise InvalidEvent('not an event: expected a JSON object with a "type"')
+    if payload.count(b"[") + payload.count(b"{") > _BRACKETS and not nests(body, _SPARE_LEVELS):
+        raise InvalidEvent("not an event: nested too deep")
     return body
+
+
+def nests(value: Any, levels: int) -> bool:
+    """Whether a value can be written with so many levels around it: 254 are the limit, although 1,024 can be read."""
+    for _ in range(levels):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        return False
+    return True
+
+
+Count = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Payload(BaseModel):
@@ -125,7 +146,7 @@ class RunFinished(_Payload):
     input: str = ""
     parent: RunRef | None = None
     error: str | None = None
-    usage: dict[str, float] = {}
+    usage: dict[str, Count] = {}
     parts: list[dict[str, Any]] | None = Field(None, description="the folded parts; absent: the log's deltas stand")
     attempts: list[dict[str, Any]] = []
     object: str | None = Field(None, description="name of the object that holds parts and attempts, if too large")
@@ -232,7 +253,7 @@ class Usage(_Payload):
     """What the run has used; values of one name add up."""
 
     type: Literal["usage"] = "usage"
-    usage: dict[str, float]
+    usage: dict[str, Count]
 
 
 class RunNotice(_Payload):

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -27,16 +25,13 @@ from orchestrator_free.errors import (
 )
 from orchestrator_free.events import Body, Event, decode, encode, validate
 from orchestrator_free.fold import Fold, View
-from orchestrator_free.jetstream import Delivery as RawDelivery
+from orchestrator_free.follower import Follower
 from orchestrator_free.jetstream import Log, Objects, PullConsumer, Wire, WireOptions
 from orchestrator_free.reader import Entry, Reader, to_event
 from orchestrator_free.subjects import ROOT, Position, address, check_name, parse, run_id, session_filter
+from orchestrator_free.subscription import Delivery, Start, deliveries, durable_config
 
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
-#: a follower that is slower than its session lets the log wait for it beyond this many events
-_BUFFER: Final = 10_000
-
-Start = Literal["beginning", "new"] | Position | datetime
 
 
 @asynccontextmanager
@@ -307,7 +302,7 @@ class Session:
             PositionLost: the position cannot be continued; read a view and follow from there.
         """
         position = Position.parse(after) if isinstance(after, str) else after
-        async with _Follower(self._log, self.id, position, compact=compact) as follower:
+        async with Follower(self._log, self.id, position, compact=compact) as follower:
             async for entry in follower:
                 event = entry.event
                 if (agents is None or event.member in agents) and (kinds is None or event.kind in kinds):
@@ -353,83 +348,21 @@ class Session:
         """
         if isinstance(start, Position) and start.epoch != self._log.epoch(self.shard):
             raise PositionLost("recreated", f"{start} is of another log than {self.id!r} has now")
-        config = self._durable_config(check_name("durable", durable), start, agents, kinds, ack_wait_seconds)
+        config = durable_config(
+            self.shard, self.id, durable, start, agents=agents, kinds=kinds, ack_wait_seconds=ack_wait_seconds
+        )
         consumer = PullConsumer(self._log.wire, contract.stream_name(self.shard), config, places=places)
         try:
             await consumer.open()
-            yield _deliveries(consumer)
+            yield deliveries(consumer)
         finally:
             consumer.close()
-
-    def _durable_config(
-        self, durable: str, start: Start, agents: Collection[str] | None, kinds: Collection[str] | None, wait: float
-    ) -> dict[str, Any]:
-        for name in (*(agents or ()), *(kinds or ())):
-            check_name("filter", name)
-        filters = [
-            f"{ROOT}.{self.shard}.{self.id}.{member}.{kind}"
-            for member in (agents or ["*"])
-            for kind in ([f"{kind}.>" for kind in kinds] + list(kinds) if kinds else [">"])
-        ]
-        config: dict[str, Any] = {
-            "durable_name": contract.session_consumer_name(self.id, durable),
-            "filter_subjects": filters,
-            "ack_policy": "explicit",
-            "ack_wait": int(wait * 1e9),
-            "replay_policy": "instant",
-            "max_ack_pending": 10_000,
-        }
-        match start:
-            case "beginning":
-                config["deliver_policy"] = "all"
-            case "new":
-                config["deliver_policy"] = "new"
-            case Position():
-                config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": start.sequence + 1}
-            case datetime():
-                config |= {"deliver_policy": "by_start_time", "opt_start_time": start.astimezone(UTC).isoformat()}
-        return config
 
     # -- objects ------------------------------------------------------------------------------------------------
 
     async def object(self, name: str) -> bytes | None:
         """Return the bytes of a file or a large run, None if there are none of that name."""
         return await self._broker.objects.get(self.id, name)
-
-
-class Delivery:
-    """An event of a durable subscription.
-
-    Attributes:
-        event: the event.
-        attempt: how often it was delivered, this time included.
-        pending: events that wait behind it.
-    """
-
-    __slots__ = ("_raw", "attempt", "event", "pending")
-
-    def __init__(self, raw: RawDelivery, event: Event) -> None:
-        self._raw = raw
-        self.event = event
-        self.attempt = raw.attempt
-        self.pending = raw.pending
-
-    async def ack(self) -> None:
-        """Done: the subscription's position moves on."""
-        await self._raw.ack()
-
-    def again(self, *, delay_seconds: float = 0.0) -> None:
-        """Give it back, to be delivered again."""
-        self._raw.again(delay_seconds=delay_seconds)
-
-
-async def _deliveries(consumer: PullConsumer) -> AsyncIterator[Delivery]:
-    async for raw in consumer:
-        event = to_event(raw.message)
-        if event is None:
-            await raw.ack()  # not one of ours: nobody could handle it
-        else:
-            yield Delivery(raw, event)
 
 
 def _ignore(lost: PositionLost) -> None:
@@ -459,59 +392,3 @@ async def complete_run(session: str, run: View, objects: Objects) -> View:
     if stored is None:
         return {**run, "error": run["error"] or f"the run's object {run['object']!r} is gone"}
     return {**run, **orjson.loads(stored)}
-
-
-class _Follower:
-    """A reader behind a bounded buffer: a slow consumer makes the log wait, nothing is dropped."""
-
-    def __init__(self, log: Log, session: str, after: Position | None, *, compact: bool) -> None:
-        self._log = log
-        self._session = session
-        self._after = after
-        self._compact = compact
-        self._entries: deque[Entry] = deque()
-        self._wake = asyncio.Event()
-        self._lost: PositionLost | None = None
-        self._reader: Reader | None = None
-
-    async def __aenter__(self) -> _Follower:
-        await self._open()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
-
-    async def _open(self) -> None:
-        self._reader = Reader(self._log, self._session, self._take, self._on_reset)
-        await self._reader.open(self._after, compact=self._compact)
-
-    def _on_reset(self, lost: PositionLost) -> None:
-        self._lost = lost
-        self._wake.set()
-
-    def _take(self, entries: list[Entry]) -> None:
-        self._entries.extend(entries)
-        self._wake.set()
-        reader = self._reader
-        if len(self._entries) > _BUFFER and reader is not None and reader.live:
-            self._close()  # the log waits: opened again where the consumer stands, once it has read what is here
-
-    async def __aiter__(self) -> AsyncIterator[Entry]:
-        while True:
-            while self._entries:
-                entry = self._entries.popleft()
-                self._after = Position(self._log.epoch(self._log.shard(self._session)), entry.message.sequence)
-                yield entry
-            if self._lost is not None:
-                raise self._lost
-            if self._reader is None:
-                await self._open()
-                continue
-            self._wake.clear()
-            if not self._entries and self._lost is None:
-                await self._wake.wait()

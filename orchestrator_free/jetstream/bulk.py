@@ -19,14 +19,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from orchestrator_free.errors import BrokerError, BrokerTimeout, TooLarge
-from orchestrator_free.jetstream.wire import (
-    _TRY_AGAIN,
-    PUBLISH_DEADLINE_SECONDS,
-    Wire,
-    _publish_header,
-    _read_ack,
-    api_error,
-)
+from orchestrator_free.jetstream.replies import TRY_AGAIN, api_error, publish_header, read_ack
+from orchestrator_free.jetstream.wire import PUBLISH_DEADLINE_SECONDS, Wire
 
 #: messages in flight; more brings nothing, the broker's own queue takes 100,000
 WINDOW: Final = 1000
@@ -37,7 +31,7 @@ _QUIET_SECONDS: Final = 2.0
 #: the streams remember ids for 120 s: a retry must not come later
 _LATEST_RETRY_SECONDS: Final = 100.0
 _TOO_MANY_REQUESTS: Final = 10167
-_TRANSIENT: Final = _TRY_AGAIN | {_TOO_MANY_REQUESTS}
+_TRANSIENT: Final = TRY_AGAIN | {_TOO_MANY_REQUESTS}
 
 
 class _Flight:
@@ -51,7 +45,7 @@ class _Flight:
         self.payload = payload
         self.rollup = rollup
         self.sent = sent
-        self.header = _publish_header(None, "", rollup=rollup, message_id=self.id)
+        self.header = publish_header(None, "", rollup=rollup, message_id=self.id)
 
     @property
     def size(self) -> int:
@@ -204,7 +198,7 @@ class BulkPublisher:
             self._doubt.set()
             return
         try:
-            sequence, error = _read_ack(payload)
+            sequence, error = read_ack(payload)
         except BrokerError as strange:
             self._fail(strange)
             return

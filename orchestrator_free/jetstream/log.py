@@ -347,9 +347,7 @@ class Log:
         messages, status, header = await self._direct(contract.stream_name(shard), body)
         return messages, status == _END_OF_BATCH and _field(header, b"Nats-Num-Pending") not in ("", "0")
 
-    async def last_of(
-        self, shard: int, subjects: Sequence[str], *, after: int = 0, up_to: int = 0
-    ) -> list[Message]:
+    async def last_of(self, shard: int, subjects: Sequence[str], *, after: int = 0, up_to: int = 0) -> list[Message]:
         """Return the last message of each of these subjects that has one, in order of sequence."""
         stream = contract.stream_name(shard)
         found: list[Message] = []

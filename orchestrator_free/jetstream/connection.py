@@ -1,0 +1,279 @@
+"""The connection to the broker: authentication, TLS, coming back; and a send and receive path without detours.
+
+nats-py keeps the connection; all commands of one loop tick leave in one write, and a message costs one call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+import structlog
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+
+from orchestrator_free.errors import BrokerError, BrokerUnreachable, PermissionDenied
+from orchestrator_free.jetstream.parser import Handler, Parser
+
+_log = structlog.get_logger("orchestrator_free.jetstream")
+
+#: seconds; nats-py annotates an int and sleeps for whatever it gets
+_RECONNECT_PAUSE: Final[Any] = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WireOptions:
+    """How to reach the broker.
+
+    Attributes:
+        url: `nats://host:port`, several separated by commas; `tls://` and `ws://` too.
+        name: shown in the broker's connection list.
+        credentials: a `.creds` file. nkey_seed: a file with an nkey seed. token: a shared token.
+        ca: a PEM file to verify the broker against; certificate and key: this client's own.
+        inbox_prefix: for accounts that scope inboxes per user.
+    """
+
+    url: str
+    name: str = "orchestrator-free"
+    credentials: Path | None = None
+    nkey_seed: Path | None = None
+    token: str | None = None
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    inbox_prefix: str = "_INBOX"
+    connect_seconds: float = 5.0
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments for nats-py."""
+        found: dict[str, Any] = {"servers": [part.strip() for part in self.url.split(",")], "name": self.name}
+        if self.credentials:
+            found["user_credentials"] = str(self.credentials)
+        if self.nkey_seed:
+            found["nkeys_seed"] = str(self.nkey_seed)
+        if self.token:
+            found["token"] = self.token
+        if self.ca or self.certificate:
+            context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
+            if self.certificate:
+                context.load_cert_chain(str(self.certificate), str(self.key) if self.key else None)
+            found["tls"] = context
+        return found
+
+
+@dataclass(eq=False)
+class Connection:
+    """A connection that stays: it comes back after whatever ends it, with every subscription.
+
+    Attributes:
+        connected: set while the connection stands.
+        on_reconnect: called, without arguments, each time the connection stands again.
+    """
+
+    options: WireOptions
+    connected: asyncio.Event = field(default_factory=asyncio.Event)
+    on_reconnect: list[Callable[[], None]] = field(default_factory=list)
+    reconnects: int = 0
+
+    def __post_init__(self) -> None:
+        self._client = Client()
+        self._parser = Parser(self._client)
+        self._out: list[bytes] = []
+        self._closing = False
+        self._last_error: Exception | None = None
+        self._subjects: dict[str, str] = {}
+        self._revival: asyncio.Task[None] | None = None
+
+    # -- connection ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    async def connect(cls, options: WireOptions) -> Self:
+        """Connect.
+
+        Raises:
+            BrokerUnreachable: nobody answers at the address within `connect_seconds`.
+            PermissionDenied: the credentials are refused.
+        """
+        wire = cls(options)
+        client = wire._client
+        try:
+            await wire._open(client)
+        except (TimeoutError, OSError, NatsError, ValueError) as error:
+            await wire._give_up()
+            raise wire._connect_error(error) from error
+        wire.connected.set()
+        wire._begin()
+        return wire
+
+    async def _open(self, client: Client) -> None:
+        """Connect a client and put our parser in the place of nats-py's."""
+        async with asyncio.timeout(self.options.connect_seconds):
+            await client.connect(
+                **self.options.arguments(),
+                connect_timeout=2,
+                reconnect_time_wait=_RECONNECT_PAUSE,
+                max_reconnect_attempts=-1,
+                ping_interval=15,
+                max_outstanding_pings=2,
+                inbox_prefix=self.options.inbox_prefix.encode(),
+                error_cb=self._on_error,
+                disconnected_cb=self._on_disconnected,
+                reconnected_cb=self._on_reconnected,
+                closed_cb=self._on_closed,
+                pending_size=0,
+            )
+        client._ps = self._parser  # type: ignore[assignment]
+
+    def _connect_error(self, error: Exception) -> BrokerError:
+        reason = self._last_error or error
+        text = str(reason) or type(reason).__name__
+        if "authorization" in text.lower() or "authentication" in text.lower():
+            return PermissionDenied(f"the broker at {self.options.url} refused the credentials: {text}")
+        return BrokerUnreachable(
+            f"no broker answers at {self.options.url} ({text}); start one with `orchestrator-free up`, or pass --url"
+        )
+
+    async def _give_up(self) -> None:
+        self._closing = True
+        try:
+            await self._client.close()
+        except Exception as error:
+            _log.debug("close after a failed connect", error=repr(error))
+
+    async def close(self) -> None:
+        """End the connection; what is still awaited fails. Safe to call twice."""
+        if self._closing:
+            return
+        self._closing = True
+        self.connected.clear()
+        self._flush()
+        self._lost()
+        try:
+            await self._client.close()
+        except Exception as error:
+            _log.debug("close while disconnected", error=repr(error))
+
+    @property
+    def client(self) -> Client:
+        """The nats-py client beneath, for what is not on the hot path; another one after a revival."""
+        return self._client
+
+    @property
+    def max_payload(self) -> int:
+        """The largest message the broker takes, in bytes."""
+        return int(self._client.max_payload)
+
+    @property
+    def server_version(self) -> str:
+        """The version the broker reports."""
+        return str(self._client.connected_server_version)
+
+    async def _on_error(self, error: Exception) -> None:
+        self._last_error = error
+        text = str(error)
+        if "permissions violation" in text:
+            self._denied(text)
+        elif not self._closing:
+            _log.debug("connection", error=text)
+
+    async def _on_disconnected(self) -> None:
+        self.connected.clear()
+        self._lost()
+        if not self._closing:
+            _log.warning("connection to the broker lost, trying again", url=self.options.url)
+
+    async def _on_reconnected(self) -> None:
+        self.reconnects += 1
+        # Subscriptions made while nats-py was re-subscribing would be missed; the broker ignores the ones it has.
+        for sid in self._parser.handlers:
+            self._send(f"SUB {self._client._subs[int(sid)].subject} {sid.decode()}\r\n".encode())
+        self.connected.set()
+        _log.info("connected to the broker again", url=self.options.url)
+        for callback in self.on_reconnect:
+            callback()
+
+    async def _on_closed(self) -> None:
+        """nats-py gives a connection up for good at some errors of the broker; a session must not end with it."""
+        if not self._closing and self.connected.is_set() is False and self._revival is None:
+            _log.error("the broker closed the connection", url=self.options.url, reason=str(self._last_error))
+            self._revival = asyncio.create_task(self._revive(), name="revive connection")
+
+    async def _revive(self) -> None:
+        """Connect anew, with every subscription there was."""
+        while not self._closing:
+            await asyncio.sleep(0.5)
+            client = Client()
+            self._parser.reset()
+            try:
+                await self._open(client)
+            except (TimeoutError, OSError, NatsError) as error:
+                _log.warning("still no connection to the broker", url=self.options.url, reason=str(error))
+                continue
+            old, self._client = self._client, client
+            client._sid = old._sid
+            client._subs = {
+                int(sid): Subscription(client, int(sid), subject) for sid, subject in self._subjects.items()
+            }
+            self._parser.client = client
+            self._revival = None
+            await self._on_reconnected()
+            return
+
+    # -- sending ------------------------------------------------------------------------------------------------
+
+    def _send(self, command: bytes) -> None:
+        """Queue a command; all of one loop tick leave in one write."""
+        if not self._out:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._out.append(command)
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        if out and self._client.is_connected and self._client._transport is not None:
+            self._client._transport.write(b"".join(out))
+
+    def send(self, subject: str, payload: bytes = b"", *, reply: str = "", header: bytes = b"") -> None:
+        """Publish without an acknowledgement: for acks, requests and what may be lost. Dropped while disconnected."""
+        if header:
+            sizes = f"{len(header)} {len(header) + len(payload)}"
+            self._send(b"".join((f"HPUB {subject} {reply} {sizes}\r\n".encode(), header, payload, b"\r\n")))
+        else:
+            self._send(b"".join((f"PUB {subject} {reply} {len(payload)}\r\n".encode(), payload, b"\r\n")))
+
+    def subscribe(self, subject: str, handler: Handler) -> Callable[[], None]:
+        """Call `handler(subject, reply, payload, header)` for every message; return what ends the subscription.
+
+        The handler runs inside the read loop: it must be quick and must not await.
+        """
+        client = self._client
+        client._sid += 1
+        sid = str(client._sid)
+        # Registered with nats-py as well, which subscribes again after a reconnect.
+        client._subs[client._sid] = Subscription(client, client._sid, subject)
+        self._parser.handlers[sid.encode()] = handler
+        self._subjects[sid] = subject
+        self._send(f"SUB {subject} {sid}\r\n".encode())
+
+        def unsubscribe() -> None:
+            if self._subjects.pop(sid, None) is not None:
+                self._client._subs.pop(int(sid), None)
+                self._parser.handlers.pop(sid.encode(), None)
+                self._send(f"UNSUB {sid}\r\n".encode())
+
+        return unsubscribe
+
+    # -- for Wire -----------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """The connection stands for the first time."""
+
+    def _denied(self, text: str) -> None:
+        """The broker refused a subject."""
+
+    def _lost(self) -> None:
+        """The connection ended; what was under way is not answered any more."""

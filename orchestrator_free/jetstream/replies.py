@@ -1,0 +1,56 @@
+"""What the broker answers: acknowledgements and errors, translated."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+
+from orchestrator_free.errors import BrokerError, Conflict, StorageFull
+
+#: JetStream error codes (nats-server server/errors.json)
+WRONG_LAST_SEQUENCE: Final = 10071
+_WRONG_LAST: Final = frozenset({WRONG_LAST_SEQUENCE, 10164})
+_FULL: Final = frozenset({10023, 10028, 10047, 10077, 10122})
+TRY_AGAIN: Final = frozenset({10008, 10009, 10158, 10074, 10039})
+
+
+def publish_header(expect: int | None, expect_filter: str, *, rollup: bool, message_id: str) -> bytes:
+    """Return the header that says under which conditions a message is stored; empty for none."""
+    lines = ""
+    if expect is not None:
+        lines += f"Nats-Expected-Last-Subject-Sequence: {expect}\r\n"
+        if expect_filter:
+            lines += f"Nats-Expected-Last-Subject-Sequence-Subject: {expect_filter}\r\n"
+    if rollup:
+        lines += "Nats-Rollup: sub\r\n"
+    if message_id:
+        lines += f"Nats-Msg-Id: {message_id}\r\n"
+    return f"NATS/1.0\r\n{lines}\r\n".encode() if lines else b""
+
+
+def read_ack(answer: bytes) -> tuple[int, dict[str, Any] | None]:
+    """Return the sequence of a publish acknowledgement, or the error in it.
+
+    Raises:
+        BrokerError: it is neither.
+    """
+    try:
+        found = orjson.loads(answer)
+        return (0, found["error"]) if "error" in found else (int(found["seq"]), None)
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise BrokerError(f"not a publish acknowledgement: {answer[:100]!r}") from error
+
+
+def api_error(where: str, error: dict[str, Any]) -> BrokerError:
+    """Translate an error of the JetStream API."""
+    code = error.get("err_code", 0)
+    text = f"{where}: {error.get('description', 'unknown error')} (JetStream {code})"
+    if code in _WRONG_LAST:
+        digits = "".join(filter(str.isdigit, str(error.get("description", "")).rpartition(":")[2]))
+        return Conflict(text, actual=int(digits or 0))
+    if code in _FULL:
+        return StorageFull(f"{text}; free space or raise the limit, nothing was stored")
+    found = BrokerError(text)
+    found.code = code  # type: ignore[attr-defined]
+    return found
