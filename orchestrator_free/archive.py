@@ -261,7 +261,7 @@ class _Import:
         meta = address(self._session.shard, self._session.id, self._broker.member, "meta")
         try:
             with suppress(BrokerError):
-                await self._wire.publish(str(meta), encode({"type": "session.deleted"}), deadline=2.0)
+                await self._wire.publish(str(meta), encode({"type": "session.deleted"}), deadline=10.0)
             for name in self._objects:
                 await self._broker.objects.delete(self._session.id, name)
             await self._broker.log.purge(self._session.shard, self._session.filter)

@@ -60,7 +60,8 @@ def stream_config(shard: int, settings: StreamSettings) -> dict[str, Any]:
         "max_age": settings.max_age_seconds * _SECOND,
         "max_bytes": settings.max_bytes,
         "max_msgs": -1,
-        "max_consumers": -1,
+        # A number: for -1 a broker as it comes takes 1,000, and that cannot be changed later.
+        "max_consumers": 100_000,
         # The broker refuses a window that is longer than the age.
         "duplicate_window": min(_DUPLICATES_SECONDS, settings.max_age_seconds or _DUPLICATES_SECONDS) * _SECOND,
         "allow_direct": True,

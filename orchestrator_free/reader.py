@@ -17,7 +17,7 @@ import structlog
 from orchestrator_free.errors import BrokerError, BrokerTimeout, InvalidEvent, PositionLost
 from orchestrator_free.events import Event, decode
 from orchestrator_free.jetstream import Log, Message
-from orchestrator_free.jetstream.log import live_message
+from orchestrator_free.jetstream.messages import live_message
 from orchestrator_free.subjects import LIVE, Position, parse, session_filter
 
 _log = structlog.get_logger("orchestrator_free.reader")

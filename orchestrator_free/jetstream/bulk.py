@@ -27,7 +27,7 @@ WINDOW: Final = 1000
 #: bytes in flight; the broker's own queue takes 128 MiB
 _WINDOW_BYTES: Final = 8 * 1024 * 1024
 #: an acknowledgement that takes longer is looked after
-_QUIET_SECONDS: Final = 2.0
+_QUIET_SECONDS: Final = 1.0
 #: the streams remember ids for 120 s: a retry must not come later
 _LATEST_RETRY_SECONDS: Final = 100.0
 _TOO_MANY_REQUESTS: Final = 10167
@@ -80,6 +80,7 @@ class BulkPublisher:
         self._bytes = 0
         self._failure: Exception | None = None
         self._recovering = False
+        self._tried = 0.0
         self._doubt = asyncio.Event()
         self._changed = asyncio.Event()
         self._inbox = wire.own_inbox()
@@ -230,14 +231,12 @@ class BulkPublisher:
 
     async def _watch(self) -> None:
         """Look after messages whose acknowledgement does not come."""
-        loop = asyncio.get_running_loop()
         while self._failure is None:
             try:
-                async with asyncio.timeout(_QUIET_SECONDS):
+                async with asyncio.timeout(self._patience()):
                     await self._doubt.wait()
             except TimeoutError:
-                oldest = next(iter(self._flights.values()), None)
-                if oldest is None or loop.time() - oldest.sent < _QUIET_SECONDS:
+                if self._patience() > 0:
                     continue
             self._recovering = True
             try:
@@ -247,6 +246,13 @@ class BulkPublisher:
             finally:
                 self._recovering = False
                 self._changed.set()
+
+    def _patience(self) -> float:
+        """Return how many seconds more the oldest acknowledgement may take, above 0 if none is missing."""
+        oldest = next(iter(self._flights.values()), None)
+        if oldest is None:
+            return _QUIET_SECONDS
+        return max(oldest.sent, self._tried) + _QUIET_SECONDS - asyncio.get_running_loop().time()
 
     async def _recover(self) -> None:
         """Make sure of the oldest message in flight, then send the others again."""
@@ -262,6 +268,7 @@ class BulkPublisher:
             self._take(number, sequence)
             self.retries += 1
         self._doubt.clear()
+        self._tried = asyncio.get_running_loop().time()
         for number, flight in self._flights.items():
             self._send(number, flight)
 

@@ -7,8 +7,6 @@ leader is asked (`STREAM.MSG.GET`) wherever a stale replica would be wrong.
 from __future__ import annotations
 
 import asyncio
-import base64
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,8 +22,9 @@ from orchestrator_free.errors import (
     ConfigMismatch,
     OrchestratorFreeError,
 )
+from orchestrator_free.jetstream.messages import Batch, Message, field_of, stored_message
 from orchestrator_free.jetstream.wire import Wire
-from orchestrator_free.subjects import LIVE, ROOT, epoch_of, shard_of
+from orchestrator_free.subjects import ROOT, epoch_of, shard_of
 
 _log = structlog.get_logger("orchestrator_free.jetstream")
 
@@ -37,34 +36,9 @@ _STREAM_NOT_FOUND: Final = 10059
 _NO_MESSAGE: Final = 10037
 _IN_USE: Final = 10058
 _END_OF_BATCH: Final = 204
-_STAMP: Final = b"\r\nNats-Sequence: "
-#: what the broker appends to the header of a message that it reads for us; the last of its kind is the broker's
-_STORED: Final = re.compile(
-    rb".*\r\nNats-Subject: ([^\r]+)\r\nNats-Sequence: (\d+)\r\nNats-Time-Stamp: ([^\r]+)\r\n", re.DOTALL
-)
 _PRESENCE_FIELDS: Final = ("subjects", "storage", "allow_direct")
 _TOO_MANY: Final = 413
 _CONSUMER_NOT_FOUND: Final = 10014
-
-
-@dataclass(slots=True)
-class Message:
-    """A stored message.
-
-    Attributes:
-        previous: sequence of the message before it on the same subject; 0 for the first, -1 where unknown.
-        rollup: it replaced everything before it on its subject.
-        copied: it is an answer of the broker that somebody had sent to this subject: a forgery, no event of the member
-            whose subject it is on. Honest publishers do not send the headers that the broker adds.
-    """
-
-    subject: str
-    sequence: int
-    time: str
-    payload: bytes
-    rollup: bool
-    previous: int = -1
-    copied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,47 +76,6 @@ class ConsumerState:
             info["name"], info["created"], tuple(filters), info["ts"], info["num_pending"], info["num_ack_pending"],
             info["num_redelivered"], info["delivered"]["consumer_seq"], info["ack_floor"]["stream_seq"],
         )  # fmt: skip
-
-
-def _field(header: bytes, name: bytes) -> str:
-    """Return the last value of a header field: the broker appends its own after the publisher's."""
-    start = header.rfind(b"\r\n" + name + b": ")
-    if start < 0:
-        return ""
-    start += len(name) + 4
-    return header[start : header.index(b"\r\n", start)].decode()
-
-
-def live_message(subject: str, payload: bytes, header: bytes) -> Message | None:
-    """Read a republished copy; None if it does not say which stored message it copies."""
-    sequence, stored = _field(header, b"Nats-Sequence"), _field(header, b"Nats-Subject")
-    if not sequence.isdecimal() or subject != LIVE + stored:
-        return None
-    previous = _field(header, b"Nats-Last-Sequence")
-    rollup = b"\r\nNats-Rollup: sub\r\n" in header
-    time = _field(header, b"Nats-Time-Stamp")
-    return Message(stored, int(sequence), time, payload, rollup, int(previous or 0), header.count(_STAMP) > 1)
-
-
-class _Batch:
-    """Collects the answers of one Direct Get request."""
-
-    def __init__(self) -> None:
-        self.messages: list[Message] = []
-        self.done: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
-
-    def take(self, subject: str, reply: str, payload: bytes, header: bytes) -> None:
-        if header[:9] == b"NATS/1.0 ":
-            if not self.done.done():
-                self.done.set_result((int(header[9:12]), header))
-            return
-        found = _STORED.search(header)
-        if found is None:
-            return  # not an answer to a read: somebody sent it to our inbox
-        stored, sequence, time = found.groups()
-        rollup = b"\r\nNats-Rollup: sub\r\n" in header
-        copied = header.count(_STAMP) > 1
-        self.messages.append(Message(stored.decode(), int(sequence), time.decode(), payload, rollup, -1, copied))
 
 
 class Log:
@@ -295,12 +228,7 @@ class Log:
             if getattr(error, "code", 0) == _NO_MESSAGE:
                 return None
             raise
-        message = found["message"]
-        header = base64.b64decode(message.get("hdrs", ""))
-        payload = base64.b64decode(message.get("data", ""))
-        rollup = b"\r\nNats-Rollup: sub\r\n" in header
-        copied = _STAMP in header
-        return Message(message["subject"], message["seq"], _trim(message["time"]), payload, rollup, copied=copied)
+        return stored_message(found["message"])
 
     # -- by Direct Get ------------------------------------------------------------------------------------------
 
@@ -312,7 +240,7 @@ class Log:
         end = loop.time() + deadline
         payload = orjson.dumps(body)
         while True:
-            batch = _Batch()
+            batch = Batch()
             reply, release = self.wire.inbox(batch.take)
             try:
                 self.wire.send(f"$JS.API.DIRECT.GET.{stream}", payload, reply=reply)
@@ -337,7 +265,7 @@ class Log:
             body = {"seq": start, "batch": _BATCH, "next_by_subj": subject}
             messages, status, header = await self._direct(stream, body)
             found += messages
-            if status != _END_OF_BATCH or not messages or _field(header, b"Nats-Num-Pending") in ("", "0"):
+            if status != _END_OF_BATCH or not messages or field_of(header, b"Nats-Num-Pending") in ("", "0"):
                 return found
             start = messages[-1].sequence + 1
 
@@ -345,7 +273,7 @@ class Log:
         """Return at most `limit` messages of a subject or filter after a sequence, and whether there are more."""
         body = {"seq": after + 1, "batch": limit, "max_bytes": _PAGE_BYTES, "next_by_subj": subject}
         messages, status, header = await self._direct(contract.stream_name(shard), body)
-        return messages, status == _END_OF_BATCH and _field(header, b"Nats-Num-Pending") not in ("", "0")
+        return messages, status == _END_OF_BATCH and field_of(header, b"Nats-Num-Pending") not in ("", "0")
 
     async def last_of(self, shard: int, subjects: Sequence[str], *, after: int = 0, up_to: int = 0) -> list[Message]:
         """Return the last message of each of these subjects that has one, in order of sequence."""
@@ -383,10 +311,10 @@ class Log:
             body |= {name: value for name, value in (("seq", after and after + 1), ("up_to_seq", up_to)) if value}
             messages, status, header = await self._direct(stream, body)
             found += messages
-            if status != _END_OF_BATCH or not messages or _field(header, b"Nats-Num-Pending") in ("", "0"):
+            if status != _END_OF_BATCH or not messages or field_of(header, b"Nats-Num-Pending") in ("", "0"):
                 return found, status
             after = messages[-1].sequence
-            up_to = int(_field(header, b"Nats-UpTo-Sequence") or up_to)
+            up_to = int(field_of(header, b"Nats-UpTo-Sequence") or up_to)
 
     async def names(self, kind: str) -> dict[str, int]:
         """Return {subject: shard} of all subjects of a kind without further tokens, e.g. `meta`, in all sessions."""
@@ -417,10 +345,3 @@ class Log:
         stream = f"KV_{contract.PRESENCE_BUCKET}"
         messages, _, _ = await self._direct(stream, {"seq": 1, "batch": 100_000, "next_by_subj": f"{head}{prefix}.>"})
         return [(message.subject.removeprefix(head), message.payload) for message in messages if message.payload]
-
-
-def _trim(time: str) -> str:
-    """Return an RFC 3339 time as the broker's headers write it: without zeros at the end of the fraction."""
-    whole, dot, fraction = time.removesuffix("Z").partition(".")
-    fraction = fraction.rstrip("0")
-    return f"{whole}{dot}{fraction}Z" if fraction else f"{whole}Z"

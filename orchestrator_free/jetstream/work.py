@@ -16,7 +16,7 @@ import orjson
 import structlog
 
 from orchestrator_free.errors import BrokerError, BrokerTimeout
-from orchestrator_free.jetstream.log import Message
+from orchestrator_free.jetstream.messages import Message
 from orchestrator_free.jetstream.wire import Wire
 
 _log = structlog.get_logger("orchestrator_free.jetstream")

@@ -1,0 +1,94 @@
+"""Stored messages, however the broker hands them over: republished, read, delivered."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from orchestrator_free.subjects import LIVE
+
+_STAMP: Final = b"\r\nNats-Sequence: "
+#: what the broker appends to the header of a message that it reads for us; the last of its kind is the broker's
+_STORED: Final = re.compile(
+    rb".*\r\nNats-Subject: ([^\r]+)\r\nNats-Sequence: (\d+)\r\nNats-Time-Stamp: ([^\r]+)\r\n", re.DOTALL
+)
+
+
+@dataclass(slots=True)
+class Message:
+    """A stored message.
+
+    Attributes:
+        previous: sequence of the message before it on the same subject; 0 for the first, -1 where unknown.
+        rollup: it replaced everything before it on its subject.
+        copied: it is an answer of the broker that somebody had sent to this subject: a forgery, no event of the member
+            whose subject it is on. Honest publishers do not send the headers that the broker adds.
+    """
+
+    subject: str
+    sequence: int
+    time: str
+    payload: bytes
+    rollup: bool
+    previous: int = -1
+    copied: bool = False
+
+
+def field_of(header: bytes, name: bytes) -> str:
+    """Return the last value of a header field: the broker appends its own after the publisher's."""
+    start = header.rfind(b"\r\n" + name + b": ")
+    if start < 0:
+        return ""
+    start += len(name) + 4
+    return header[start : header.index(b"\r\n", start)].decode()
+
+
+def live_message(subject: str, payload: bytes, header: bytes) -> Message | None:
+    """Read a republished copy; None if it does not say which stored message it copies."""
+    sequence, stored = field_of(header, b"Nats-Sequence"), field_of(header, b"Nats-Subject")
+    if not sequence.isdecimal() or subject != LIVE + stored:
+        return None
+    previous = field_of(header, b"Nats-Last-Sequence")
+    rollup = b"\r\nNats-Rollup: sub\r\n" in header
+    time = field_of(header, b"Nats-Time-Stamp")
+    return Message(stored, int(sequence), time, payload, rollup, int(previous or 0), header.count(_STAMP) > 1)
+
+
+class Batch:
+    """Collects the answers of one Direct Get request."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.done: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+
+    def take(self, subject: str, reply: str, payload: bytes, header: bytes) -> None:
+        """Take one answer; the handler of a reply inbox."""
+        if header[:9] == b"NATS/1.0 ":
+            if not self.done.done():
+                self.done.set_result((int(header[9:12]), header))
+            return
+        found = _STORED.search(header)
+        if found is None:
+            return  # not an answer to a read: somebody sent it to our inbox
+        stored, sequence, time = found.groups()
+        rollup = b"\r\nNats-Rollup: sub\r\n" in header
+        copied = header.count(_STAMP) > 1
+        self.messages.append(Message(stored.decode(), int(sequence), time.decode(), payload, rollup, -1, copied))
+
+
+def stored_message(found: dict[str, Any]) -> Message:
+    """Read a message as `STREAM.MSG.GET` answers it."""
+    header = base64.b64decode(found.get("hdrs", ""))
+    payload = base64.b64decode(found.get("data", ""))
+    rollup = b"\r\nNats-Rollup: sub\r\n" in header
+    return Message(found["subject"], found["seq"], _trim(found["time"]), payload, rollup, copied=_STAMP in header)
+
+
+def _trim(time: str) -> str:
+    """Return an RFC 3339 time as the broker's headers write it: without zeros at the end of the fraction."""
+    whole, dot, fraction = time.removesuffix("Z").partition(".")
+    fraction = fraction.rstrip("0")
+    return f"{whole}{dot}{fraction}Z" if fraction else f"{whole}Z"
