@@ -1,0 +1,51 @@
+"""Memory of an idle client: resident KiB that the servers gain by clients that only wait.
+
+Others come first, so that what a session costs, what the first client costs, and memory that the servers had
+taken before, is not counted. A quick run is as large as a full one: fewer clients would fit in free memory.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from benchmarks.feed.live import fill
+from benchmarks.feed.plan import Plan, Record, trial
+from benchmarks.feed.readers import Seen, Watch, watch
+from benchmarks.feed.targets import Target, running
+from benchmarks.feed.wires import Stream
+from benchmarks.feed.workers import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SESSIONS = 100
+_TOKENS = 10
+_FIRST = 1000
+_CLIENTS = 2000
+_SETTLE_SECONDS = 2.0
+
+
+def run(plan: Plan) -> Iterator[Record]:
+    """Measure every target once: memory that was used before is not gained again."""
+    for name in plan.targets:
+        with running([name], plan.folder) as targets:
+            for target in targets:
+                yield trial("idle", "client", target, 0, partial(_gain, target))
+
+
+def _gain(target: Target) -> Seen:
+    names = [f"idle-{number}" for number in range(_SESSIONS)]
+    fill(target, [[Stream(name, "a0", "r0")] for name in names], _TOKENS)
+    asks = [target.follow(name) for name in names]
+    with Worker(watch, Watch(asks * (_FIRST // _SESSIONS))) as first:
+        first.hear()
+        time.sleep(_SETTLE_SECONDS)
+        before = target.rss()
+        with Worker(watch, Watch(asks * (_CLIENTS // _SESSIONS))) as rest:
+            rest.hear()
+            time.sleep(_SETTLE_SECONDS)
+            after = target.rss()
+    gained = {f"{role}_kib": (after[role] - before[role]) / _CLIENTS for role in after}
+    return Seen({**gained, "all_kib": sum(gained.values()), "clients": _CLIENTS})
