@@ -205,6 +205,7 @@ _READ: Final = (
     f"$JS.API.STREAM.INFO.{_PRESENCE_STREAM}",
     f"$JS.API.DIRECT.GET.{_PRESENCE_STREAM}",
     f"$JS.API.STREAM.INFO.{_OBJECT_STREAM}",
+    f"$JS.API.STREAM.MSG.GET.{_OBJECT_STREAM}",
     f"$JS.API.DIRECT.GET.{_OBJECT_STREAM}.>",
     # The clients of NATS read the chunks of an object through a consumer of a random name.
     f"$JS.API.CONSUMER.CREATE.{_OBJECT_STREAM}.>",

@@ -1,4 +1,4 @@
-"""The files of `broker/`, rendered from the contract: `python -m orchestrator_free.contract_files broker/` writes them.
+"""The files of `broker/`, rendered from the contract: `make contract` writes them.
 
 Everything but `write` is pure, and a test compares what is committed with what is rendered here.
 """
@@ -20,7 +20,8 @@ from orchestrator_free.events import VOCABULARY
 from orchestrator_free.server import ServerSettings, server_config
 from orchestrator_free.subjects import KINDS, LIVE, ROOT
 
-COMMAND: Final = "python -m orchestrator_free.contract_files broker/"
+COMMAND: Final = "make contract"
+_USAGE: Final = "python -m orchestrator_free.contract_files FOLDER [SHARDS]"
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _PLAIN: Final = re.compile(r"[A-Za-z$/_](?:[A-Za-z0-9 $/_.{}()-]*[A-Za-z0-9}>)])?")
 #: names that YAML 1.1 readers take for something else than a text
@@ -347,7 +348,7 @@ def permissions_conf(shards: int = 1) -> str:
 def main(arguments: list[str]) -> int:
     """Write the files into the folder given, for as many shards as given."""
     if not 1 <= len(arguments) <= 2:
-        print(f"usage: {COMMAND} [SHARDS]", file=sys.stderr)  # noqa: T201 - a command's answer
+        print(f"usage: {_USAGE}", file=sys.stderr)  # noqa: T201 - a command's answer
         return 2
     for path in write(Path(arguments[0]), int((arguments[1:] or ["1"])[0])):
         print(path)  # noqa: T201 - a command's answer
