@@ -1,0 +1,166 @@
+"""What the tests share: a real broker per module, agents as real processes, and the only place that waits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator_free.server import EmbeddedServer, ServerSettings, running_server
+from orchestrator_free.session import Broker, connect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+#: Linux kills the program with us, even when we are killed; a stage of its own, since preexec_fn breaks threads
+STAGE = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+os.getppid() == int(sys.argv[1]) or sys.exit("the parent died first")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+AGENT = """
+import asyncio, os, pathlib, signal, sys, time
+from orchestrator_free import Agent, Run, RunError
+from orchestrator_free.errors import *
+
+agent = Agent({name!r}, **{settings!r})
+
+@agent
+async def handle(run: Run) -> None:
+{body}
+
+agent.main()
+"""
+
+
+async def _eventually(condition: Callable[[], Any], seconds: float = 20.0, *, every: float = 0.02) -> Any:
+    """Return the condition's first true value; it may be a coroutine function."""
+    end = time.monotonic() + seconds
+    while True:
+        found = condition()
+        if inspect.isawaitable(found):
+            found = await found
+        if found:
+            return found
+        assert time.monotonic() < end, f"not within {seconds:g} s: {inspect.getsource(condition).strip()}"
+        await asyncio.sleep(every)
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Awaitable[Any]]:
+    """Wait for a condition with a deadline: `await eventually(lambda: …, seconds)`."""
+    return _eventually
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """A real nats-server of the module's own; tests may kill it as long as they start it again."""
+    with running_server(ServerSettings(data=tmp_path_factory.mktemp("broker"), port=0)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def broker_url(broker: EmbeddedServer) -> str:
+    """The address of the module's broker."""
+    return broker.url
+
+
+@pytest.fixture
+async def ann(broker_url: str) -> AsyncIterator[Broker]:
+    """A connection as the member `ann`."""
+    async with connect(broker_url, member="ann") as connection:
+        yield connection
+
+
+@pytest.fixture
+def fresh() -> Callable[[str], str]:
+    """Return a name that no other test uses: `fresh("s")`."""
+    return lambda label: f"{label}-{secrets.token_hex(4)}"
+
+
+class Program:
+    """A process of a test; `output` is what it wrote to both streams."""
+
+    def __init__(self, process: subprocess.Popen[bytes], path: Path) -> None:
+        self.process = process
+        self.pid = process.pid
+        self._path = path
+
+    @property
+    def output(self) -> str:
+        """What it wrote so far."""
+        return self._path.read_text(errors="replace")
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, or is stopped."""
+        return self.process.poll() is None
+
+    def send(self, sign: signal.Signals) -> None:
+        """Send a signal."""
+        self.process.send_signal(sign)
+
+    def kill(self) -> None:
+        """End it with SIGKILL and reap it; nothing if it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.wait(10)
+
+
+class Programs:
+    """Starts programs and agents of one test, and kills them all at its end."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self._folder = folder
+        self._url = url
+        self._started: list[Program] = []
+
+    def start(self, script: Path, *arguments: str, **environment: str) -> Program:
+        """Start a Python program with ORCHESTRATOR_FREE_URL set."""
+        output = self._folder / f"output-{len(self._started)}.txt"
+        command = [sys.executable, "-I", "-S", "-c", STAGE, str(os.getpid())] if sys.platform == "linux" else []
+        with output.open("wb") as stream:
+            process = subprocess.Popen(
+                [*command, sys.executable, str(script), *arguments],
+                stdout=stream,
+                stderr=stream,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "ORCHESTRATOR_FREE_URL": self._url, **environment},
+                start_new_session=True,
+            )
+        self._started.append(Program(process, output))
+        return self._started[-1]
+
+    def agent(self, name: str, body: str, *, replicas: int = 1, **settings: Any) -> list[Program]:
+        """Start replicas of an agent whose handler has this body; its variable is `run`."""
+        script = self._folder / f"{name}.py"
+        indented = textwrap.indent(textwrap.dedent(body), "    ")
+        script.write_text(AGENT.format(name=name, settings=settings, body=indented))
+        return [self.start(script) for _ in range(replicas)]
+
+    def kill(self) -> None:
+        """Kill whatever was started."""
+        for program in self._started:
+            program.kill()
+
+
+@pytest.fixture
+def programs(tmp_path: Path, broker_url: str) -> Iterator[Programs]:
+    """Start agents as processes; none of them outlives the test."""
+    started = Programs(tmp_path, broker_url)
+    try:
+        yield started
+    finally:
+        started.kill()

@@ -1,0 +1,189 @@
+"""Payloads: what is an event, what the vocabulary refuses, and that it names the field it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator_free.errors import InvalidEvent
+from orchestrator_free.events import VOCABULARY, Event, decode, encode, validate
+from orchestrator_free.fold import RunFold
+from orchestrator_free.subjects import address
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8"), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=4), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+#: (kind, a valid payload with every field, the fields that must be there)
+EXAMPLES: list[tuple[str, dict[str, Any], set[str]]] = [
+    ("in", {"type": "input", "text": "x", "data": {}, "parent": {"agent": "a", "run": "r"}, "replayed": True}, set()),
+    ("run", {"type": "run.started", "attempt": 1, "input": "ann/I", "replica": "x", "parent": None}, {"attempt", "input"}),
+    ("run", {"type": "run.finished", "status": "done", "attempt": 1, "input": "ann/I", "parent": None, "error": "x",
+             "usage": {"tokens": 1.5}, "parts": [{"type": "text"}], "attempts": [{}], "object": "o", "first": 1,
+             "started": "2025-01-01T00:00:00Z"}, {"status"}),
+    ("run", {"type": "text.delta", "part": "1", "text": "x"}, {"part", "text"}),
+    ("run", {"type": "text.end", "part": "1"}, {"part"}),
+    ("run", {"type": "reasoning.delta", "part": "1", "text": "x"}, {"part", "text"}),
+    ("run", {"type": "reasoning.end", "part": "1"}, {"part"}),
+    ("run", {"type": "tool.input.delta", "call": "c", "tool": "t", "text": "{"}, {"call", "tool", "text"}),
+    ("run", {"type": "tool.input", "call": "c", "tool": "t", "input": {}}, {"call", "tool"}),
+    ("run", {"type": "tool.output", "call": "c", "output": {}, "preliminary": True}, {"call"}),
+    ("run", {"type": "tool.error", "call": "c", "error": "x"}, {"call", "error"}),
+    ("run", {"type": "source", "id": "s", "url": "https://x", "title": "x"}, {"id"}),
+    ("run", {"type": "file", "name": "f", "media_type": "text/plain", "url": "x", "object": "o", "size": 1}, {"name"}),
+    ("run", {"type": "data", "name": "n", "id": "i", "data": {}, "transient": True}, {"name"}),
+    ("run", {"type": "usage", "usage": {"tokens": 1}}, {"usage"}),
+    ("run", {"type": "error", "message": "x"}, {"message"}),
+    ("run", {"type": "raw", "data": {}}, set()),
+    ("meta", {"type": "session.created", "title": "x", "agents": ["a"], "compaction": "off"}, set()),
+    ("meta", {"type": "session.updated", "title": "x", "agents": ["a"]}, set()),
+    ("meta", {"type": "session.deleted"}, set()),
+    ("presence", {"type": "agent.offline", "reason": "x"}, set()),
+    ("state", {"type": "state.set", "value": {}}, set()),
+]  # fmt: skip
+#: fields that hold anything JSON
+ANYTHING = {"data", "output", "value"}
+WRONG: list[Any] = [None, True, 1, -1.5, "x", [], {}, [1], {"x": "y"}, {"agent": 1}]
+
+
+@given(
+    st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=8), json_values, max_size=5),
+    st.text(st.characters(codec="utf-8"), max_size=8),
+)
+def test_a_payload_survives_being_encoded_and_decoded(body: dict[str, Any], kind: str) -> None:
+    """Whatever JSON can say comes back as it was, on one line."""
+
+    event = body | {"type": kind}
+    payload = encode(event)
+    assert decode(payload) == event
+    assert b"\n" not in payload and b"\r" not in payload
+
+
+@given(
+    st.binary(max_size=60)
+    | st.text(max_size=60).map(lambda text: text.encode(errors="surrogatepass"))
+    | json_values.map(orjson.dumps)
+)
+def test_bytes_that_are_no_event_are_refused_with_one_error_type(payload: bytes) -> None:
+    """`decode` gives an object with a textual `type`, or raises InvalidEvent; nothing else comes out."""
+
+    try:
+        body = decode(payload)
+    except InvalidEvent:
+        return
+    assert isinstance(body, dict) and isinstance(body["type"], str)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"null", b"[]", b'"x"', b"{}", b'{"type":1}', b'{"type":null}', b"{'type':'x'}", b'{"type":"x"', b"\xff\xfe",
+     b'{"type":"x"}{}', b'{"type":NaN}', b'{"type":"\xff"}', b"[" * 100_000, b'{"type":"\\ud800"}'],
+)  # fmt: skip
+def test_a_payload_without_a_type_is_no_event(payload: bytes) -> None:
+    """The hand-written cases: no JSON, no object, no type, no text, bad UTF-8, absurd depth."""
+
+    with pytest.raises(InvalidEvent):
+        decode(payload)
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, b"x", 2**64, "\ud800", {"x": object()}, {(1, 2): 3}])
+def test_what_json_cannot_say_is_refused_when_it_is_written(value: Any) -> None:
+    """The writer hears it, not the readers."""
+
+    with pytest.raises(InvalidEvent, match="cannot be written as JSON"):
+        encode({"type": "data", "name": "x", "data": value})
+
+
+def test_there_is_an_example_of_every_type_in_the_vocabulary() -> None:
+    """A new type needs its example here, with every field it has."""
+
+    models = {
+        (kind, model.model_fields["type"].default): model for kind, found in VOCABULARY.items() for model in found
+    }
+    assert {(kind, body["type"]) for kind, body, _ in EXAMPLES} == set(models)
+    for kind, body, required in EXAMPLES:
+        fields = models[kind, body["type"]].model_fields
+        assert set(body) == set(fields)
+        assert required == {name for name, field in fields.items() if field.is_required()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "required"), EXAMPLES, ids=lambda value: value.get("type", "") if isinstance(value, dict) else ""
+)
+def test_the_vocabulary_takes_its_examples_and_fields_it_does_not_know(
+    kind: str, body: dict[str, Any], required: set[str]
+) -> None:
+    """All fields, only the required ones, and one more that a later version may add."""
+
+    validate(kind, body)
+    validate(kind, {"type": body["type"]} | {name: body[name] for name in required})
+    validate(kind, body | {"x_later": {"version": 2}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "required"), EXAMPLES, ids=lambda value: value.get("type", "") if isinstance(value, dict) else ""
+)
+def test_a_missing_field_is_named(kind: str, body: dict[str, Any], required: set[str]) -> None:
+    """For each required field of each type."""
+
+    for name in required:
+        with pytest.raises(InvalidEvent, match=rf"{body['type']}: .*\b{name}\b"):
+            validate(kind, {key: value for key, value in body.items() if key != name})
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "required"), EXAMPLES, ids=lambda value: value.get("type", "") if isinstance(value, dict) else ""
+)
+def test_a_wrong_type_in_any_field_is_refused_and_named_and_never_converted(
+    kind: str, body: dict[str, Any], required: set[str]
+) -> None:
+    """A value of another JSON type is refused: what the vocabulary takes, every reader's fold must understand."""
+
+    for name, good in body.items():
+        if name in ANYTHING or name == "type" or (body["type"], name) == ("tool.input", "input"):
+            continue
+        for bad in WRONG:
+            if type(bad) is type(good) or (bad is None and name not in required) or (good is None and bad != 1):
+                continue
+            with pytest.raises(InvalidEvent, match=rf"{body['type']}: .*\b{name}\b"):
+                validate(kind, body | {name: bad})
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "required"), EXAMPLES, ids=lambda value: value.get("type", "") if isinstance(value, dict) else ""
+)
+def test_what_the_vocabulary_takes_the_fold_understands(kind: str, body: dict[str, Any], required: set[str]) -> None:
+    """A writer checks with the vocabulary, readers fold: they agree on what is well-formed."""
+
+    if kind != "run":
+        return
+    for candidate in (body, {"type": body["type"]} | {name: body[name] for name in required}):
+        assert RunFold("a", "r").apply(candidate, 1, "2025-01-01T00:00:00Z")
+
+
+def test_types_the_vocabulary_does_not_know_pass() -> None:
+    """Newer writers and vendors are not refused, on any kind."""
+
+    for kind in (*VOCABULARY, "ctl", "outcome", "lease", "floor"):
+        validate(kind, {"type": "vendor.thing", "part": 5})
+
+
+def test_an_event_tells_who_wrote_what_from_its_address() -> None:
+    """Nothing of it is taken from the payload."""
+
+    where = address(0, "s1", "outliner", "run", id="R")
+    event = Event(7, "2025-01-01T00:00:00Z", where, {"type": "text.delta", "member": "eve", "id": "x"})
+    assert (event.type, event.session, event.member, event.kind, event.id) == (
+        "text.delta",
+        "s1",
+        "outliner",
+        "run",
+        "R",
+    )

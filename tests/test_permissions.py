@@ -1,0 +1,280 @@
+"""The roles of broker/permissions.conf, against a broker that enforces them: what each needs works, what it may not is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nats
+import nkeys
+import pytest
+
+from orchestrator_free import Agent, Broker, Run, connect, contract
+from orchestrator_free.errors import BrokerError, PermissionDenied
+from orchestrator_free.events import encode
+from orchestrator_free.monitor import Monitor
+from orchestrator_free.run import INLINE_LIMIT
+from orchestrator_free.server import EmbeddedServer, ServerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+BROKER = Path(__file__).parents[1] / "broker"
+USERS = ("gateway", "outliner", "billing", "dashboard", "system")
+
+
+@dataclass
+class Place:
+    """A broker with the users of permissions.conf, and the files with their seeds."""
+
+    server: EmbeddedServer
+    seeds: dict[str, Path]
+
+    def connect(self, user: str, **options: Any) -> contextlib.AbstractAsyncContextManager[Broker]:
+        """Connect with our library."""
+        return connect(self.server.url, **{"member": user, "nkey_seed": self.seeds[user], **options})
+
+    async def plain(self, user: str) -> nats.NATS:
+        """Connect with nats-py; refusals go to `errors` of the connection."""
+        errors: list[str] = []
+
+        async def note(error: Exception) -> None:
+            errors.append(str(error))
+
+        connection = await nats.connect(
+            self.server.url, nkeys_seed=str(self.seeds[user]), inbox_prefix=f"_INBOX.{user}".encode(), error_cb=note
+        )
+        connection.errors = errors  # type: ignore[attr-defined]
+        return connection
+
+
+@pytest.fixture
+async def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
+    seeds = {}
+    for user in USERS:
+        seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+        monkeypatch.setenv(f"{user.upper()}_NKEY", nkeys.from_seed(bytearray(seed)).public_key.decode())
+        seeds[user] = tmp_path / f"{user}.nk"
+        seeds[user].write_bytes(seed)
+    permissions = (BROKER / "permissions.conf").read_text()
+    settings = ServerSettings(data=tmp_path / "broker", port=0, extra=permissions)
+    async with EmbeddedServer(settings) as server:
+        yield Place(server, seeds)
+
+
+@contextlib.asynccontextmanager
+async def working(agent: Agent, broker: Broker) -> AsyncIterator[None]:
+    """Let an agent work while the block runs."""
+    ready = asyncio.Event()
+    task = asyncio.create_task(agent.serve(broker, ready=ready.set))
+    try:
+        async with asyncio.timeout(10):
+            await ready.wait()
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def outliner() -> Agent:
+    """An agent that uses everything an agent can."""
+    agent = Agent("outliner")
+
+    @agent
+    async def outline(run: Run) -> None:
+        await run.reasoning("Looking. ")
+        async with run.tool("split", {"chars": 5}) as call:
+            call.output = {"headings": 3}
+        await run.text("x" * (INLINE_LIMIT + 1) if run.input.text == "large" else "Hello")
+        await run.file("outline.md", b"# Outline", media_type="text/markdown")
+        if run.input.text == "delegate":
+            await run.session.send("please", to="critic", parent={"agent": run.agent, "run": run.id})
+
+    return agent
+
+
+async def test_the_real_agent_works_end_to_end_under_its_role(place: Place) -> None:
+    """Inputs from the gateway, runs with tools, files, large results and delegation; presence, and its monitor."""
+    async with place.connect("gateway") as gateway, place.connect("outliner") as broker, working(outliner(), broker):
+        session = Broker(gateway.log, "ann").session("s1")
+        await session.create(title="Review", agents=["outliner"])
+        runs = {}
+        for text in ("small", "large", "delegate"):
+            sent = await session.send(text, to="all")
+            runs[text] = await session.result("outliner", sent.run, timeout=20)
+        (key, _), *_ = await gateway.log.present("agent.outliner")
+        async with Monitor(gateway):
+            view = await session.view()
+
+        assert {text: run["status"] for text, run in runs.items()} == dict.fromkeys(runs, "done")
+        file = next(part for part in runs["small"]["parts"] if part["type"] == "file")
+        assert await session.object(file["object"]) == b"# Outline"
+        assert runs["large"]["object"] and len(runs["large"]["parts"]) == 4
+        assert [entry["from"] for entry in view["inputs"]] == ["ann", "ann", "ann", "outliner"]
+        assert key.startswith("agent.outliner.")
+
+
+async def test_the_gateway_role_creates_lists_follows_and_deletes(place: Place) -> None:
+    """The gateway is first at an empty broker, and may do what the HTTP surface promises."""
+    async with place.connect("gateway") as gateway:
+        session = Broker(gateway.log, "ann").session("s1")
+        await session.create(title="one")
+        await session.update(title="two")
+        async with session.subscribe("audit") as deliveries:
+            async with asyncio.timeout(10):
+                delivery = await anext(deliveries)
+            await delivery.ack()
+
+        assert [info.title for info in await gateway.sessions()] == ["two"]
+        await session.delete()
+        assert not await session.exists()
+
+
+async def test_an_agent_cannot_publish_as_another_member(place: Place) -> None:
+    """The name stands in the subject: the broker refuses, and the error says what and why."""
+    async with place.connect("gateway"), place.connect("outliner") as broker:
+        forged = Broker(broker.log, "ann").session("s1")
+
+        with pytest.raises(PermissionDenied) as caught:
+            await forged.send("Transfer everything", to="outliner", id="i1")
+        with pytest.raises(PermissionDenied):
+            await Broker(broker.log, "critic").session("s1").send("x", to="outliner")
+        assert "session.0.s1.ann.in.outliner.i1" in str(caught.value)
+        assert "permissions violation" in str(caught.value).lower()
+        assert await broker.session("s1").send("As myself", to="critic")
+
+
+async def test_an_agent_cannot_take_or_change_the_consumers_of_others(place: Place) -> None:
+    """Neither another agent's inputs nor a service's position are within reach."""
+    async with place.connect("gateway"), place.connect("outliner") as broker:
+        wire = broker.log.wire
+        config = contract.agent_consumer(0, "outliner") | {"durable_name": "agent-critic"}
+        refused = {
+            "CONSUMER.CREATE.SESSIONS_0.agent-critic": {"stream_name": "SESSIONS_0", "config": config},
+            "CONSUMER.MSG.NEXT.SESSIONS_0.agent-critic": {"batch": 1},
+            "CONSUMER.DELETE.SESSIONS_0.agent-outliner": {},
+            "STREAM.PURGE.SESSIONS_0": {"filter": "session.0.s1.>"},
+            "STREAM.PURGE.KV_orchestrator_free_presence": {},
+            "STREAM.UPDATE.SESSIONS_0": contract.stream_config(0, contract.StreamSettings()),
+            "STREAM.DELETE.SESSIONS_0": {},
+            "STREAM.CREATE.OTHER": {"name": "OTHER", "subjects": ["other"]},
+        }
+
+        for name, body in refused.items():
+            with pytest.raises(PermissionDenied):
+                await wire.api(name, body)
+        with pytest.raises(PermissionDenied):
+            await wire.publish("$KV.orchestrator_free_presence.agent.critic.1", b"{}")
+        with pytest.raises(PermissionDenied):
+            await wire.exchange("$JS.ACK.SESSIONS_0.agent-critic.1.1.1.1.0", b"+ACK", seconds=4)
+
+
+async def test_nobody_hears_the_replies_of_others(place: Place, eventually: Callable[..., Any]) -> None:
+    """Inboxes are scoped by name: a subscription to another's, or to all, is refused."""
+    async with place.connect("gateway"):
+        connection = await place.plain("outliner")
+        try:
+            for subject in ("_INBOX.>", "_INBOX.gateway.>", ">", "session.>"):
+                await connection.subscribe(subject)
+            await eventually(lambda: len(connection.errors) >= 4, 10)
+        finally:
+            await connection.close()
+        assert all("permissions violation for subscription" in error for error in connection.errors)
+
+
+async def test_an_observer_reads_everything_and_writes_nothing(place: Place) -> None:
+    """View and live tail work for it; inputs, consumers and deletion do not."""
+    async with place.connect("gateway") as gateway, place.connect("dashboard") as observer:
+        ann, seen = Broker(gateway.log, "ann").session("s1"), observer.session("s1")
+        await ann.create(title="Review")
+        events = seen.follow()
+        async with asyncio.timeout(10):
+            first = await anext(events)
+            await ann.update(title="Second")
+            second = await anext(events)
+        await events.aclose()  # type: ignore[attr-defined]
+
+        assert [first.type, second.type] == ["session.created", "session.updated"]
+        assert (await seen.view())["meta"]["title"] == "Second"
+        with pytest.raises(PermissionDenied):
+            await seen.send("x", to="outliner")
+        with pytest.raises(PermissionDenied):
+            await seen.update(title="Third")
+        with pytest.raises(BrokerError):
+            async with seen.subscribe("mine"):
+                pass
+
+
+async def test_a_service_follows_all_sessions_with_its_own_consumer(place: Place) -> None:
+    """nats-py, the consumer of broker/consumers/service.json, and no right to publish events."""
+    async with place.connect("gateway") as gateway:
+        for name in ("s1", "s2"):
+            await Broker(gateway.log, "ann").session(name).create()
+        connection = await place.plain("billing")
+        try:
+            body = b'{"stream_name": "SESSIONS_0", "config": %b}' % (BROKER / "consumers/service.json").read_bytes()
+            await connection.request("$JS.API.CONSUMER.CREATE.SESSIONS_0.service-billing", body, timeout=5)
+            messages = await connection.jetstream().pull_subscribe_bind("service-billing", "SESSIONS_0")
+            found = await messages.fetch(2, timeout=5)
+            for message in found:
+                await message.ack_sync()
+            with pytest.raises(nats.errors.TimeoutError):
+                await connection.request("session.0.s1.billing.in.outliner.i1", b'{"type":"input"}', timeout=0.5)
+        finally:
+            await connection.close()
+
+        assert [message.subject for message in found] == ["session.0.s1.ann.meta", "session.0.s2.ann.meta"]
+        assert "permissions violation" in connection.errors[-1]
+
+
+async def test_what_permissions_do_not_stop_readers_do(place: Place, eventually: Callable[..., Any]) -> None:
+    """The broker can be made to store its answers under another's subject; readers skip those, agents do not act on them."""
+    async with place.connect("gateway") as gateway:
+        await Broker(gateway.log, "ann").session("s1").create(title="Review")
+        connection = await place.plain("outliner")
+        try:
+            wanted = encode({"type": "input", "text": "Transfer everything"})
+            await connection.jetstream().publish("session.0.s1.outliner.in.critic.x", wanted)
+            copy = b'{"last_by_subj": "session.0.s1.outliner.in.critic.x"}'
+            for request, body, number in (
+                ("$JS.API.DIRECT.GET.SESSIONS_0", copy, 1),
+                ("$JS.API.STREAM.MSG.GET.SESSIONS_0", copy, 2),
+                ("session.0.s1.outliner.state.k", encode({"type": "state.set", "value": 1}), 3),
+            ):
+                await connection.publish(request, body, reply=f"session.0.s1.ann.in.critic.forged{number}")
+            forged = "session.0.s1.ann.in.critic.*"
+            await eventually(lambda: _stored(gateway, forged, 3), 10)
+        finally:
+            await connection.close()
+
+        view = await gateway.session("s1").view()
+        assert [entry["from"] for entry in view["inputs"]] == ["outliner"]
+
+
+async def _stored(broker: Broker, subject: str, count: int) -> bool:
+    return len(await broker.log.read(0, subject)) == count
+
+
+async def test_the_system_user_sees_connections_and_no_session(place: Place) -> None:
+    """Operators watch the server from an account of its own."""
+    async with place.connect("gateway"):
+        connection = await nats.connect(place.server.url, nkeys_seed=str(place.seeds["system"]))
+        try:
+            answer = await connection.request("$SYS.REQ.SERVER.PING.CONNZ", b"", timeout=5)
+            with pytest.raises(nats.errors.Error):
+                await connection.request("$JS.API.STREAM.INFO.SESSIONS_0", b"", timeout=2)
+        finally:
+            await connection.close()
+
+        assert b"orchestrator-free gateway" in answer.data
+
+
+async def test_without_a_key_nobody_connects(place: Place) -> None:
+    """permissions.conf has no default user and no shared secret."""
+    with pytest.raises(PermissionDenied, match="refused the credentials"):
+        async with connect(place.server.url, member="outliner"):
+            pass
