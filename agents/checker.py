@@ -120,10 +120,10 @@ def url_problem(url: str) -> str:
         no_host = parts.port == 0 or re.search(r"\.\.|[^\w.:{}$-]", parts.hostname or "")
     except ValueError as error:
         return f"the address cannot be read: {error}"
-    if not url or re.search(r"\s", url):
-        return "the target has a space in it" if url else "the link has no target"
-    if NO_SCHEME.match(url):
-        return "without https:// this is read as a file name"
+    if not url or NO_SCHEME.match(url):
+        return "without https:// this is read as a file name" if url else "the link has no target"
+    if re.search(r"\s", url):
+        return "the target has a space in it"
     return "the address is misspelt" if MISSPELT.match(url) or no_host else ""
 
 
@@ -182,8 +182,7 @@ def sources_of(page: Page) -> list[tuple[str, str]]:
 def counts(page: Page) -> Iterator[Finding]:
     """Find things that are counted twice with different results, such as "3 agents" and "the four agents".
 
-    Most numbers count different sets of things. Two are taken for the same set if one is called the whole ("the four
-    agents") and the other is not a part either ("it has 3 agents").
+    Most numbers count different sets: of these two, one must be called the whole and the other no mere part.
     """
     seen: defaultdict[str, dict[int, tuple[int, re.Match[str]]]] = defaultdict(dict)
     for match in COUNTED.finditer(page.text):
@@ -196,16 +195,19 @@ def counts(page: Page) -> Iterator[Finding]:
     for thing, values in seen.items():
         if len(values) > 1 and sum(sorted(strength for strength, _ in values.values())[-2:]) > 2:
             told = " but ".join(f"{match[1]} (line {page.line(match.start())})" for _, match in values.values())
-            span = list(values.values())[-1][1].span()
-            yield page.finding("count", *span, f"{thing}: {told}; are they the same {thing}?")
+            yield page.finding(
+                "count", *list(values.values())[-1][1].span(), f"{thing}: {told}; are they the same {thing}?"
+            )
 
 
 def measures(page: Page) -> Iterator[Finding]:
     """Find percentages that cannot be shares, and units that are written in two ways."""
+    done = 0
     for match in PERCENT.finditer(page.text):
-        span = page.sentence(match.start()) if float(match[1]) > 100 else (0, 0)
-        if span[1] and not GROWTH.search(page.text, *span):
-            yield page.finding("percentage", *span, f"{match[0]} is more than all of it")
+        if float(match[1]) > 100 and match.start() >= done:
+            low, done = page.sentence(match.start())
+            if not GROWTH.search(page.text, low, done):
+                yield page.finding("percentage", low, done, f"{match[0]} is more than all of it")
     ways: defaultdict[str, dict[str, re.Match[str]]] = defaultdict(dict)
     for match in UNIT.finditer(page.text):
         ways[match[2]].setdefault(match[1], match)

@@ -243,6 +243,11 @@ def report(name: str, facts: dict[str, Any], sentences: list[Sentence], outline:
 
 async def outline_of(run: Run) -> tuple[Outline | None, str]:
     """Wait for the outliner's run of the same input; return its outline and what to say about it."""
+    view = await run.session.view(whole=False)
+    mine = (run.input.sender, run.input.id)
+    to = next((given["to"] for given in view["inputs"] if (given["from"], given["input"]) == mine), "all")
+    if to != "all" or "outliner" not in (view["meta"].get("agents") or ["outliner"]):
+        return None, "The outliner was not asked: I go on without its outline."
     try:
         other = await run.result_of("outliner", timeout=WAIT_SECONDS)
     except TimeoutError:
@@ -252,7 +257,7 @@ async def outline_of(run: Run) -> tuple[Outline | None, str]:
     outline = outline_from(other)
     if outline is None:
         return None, "The outliner's run holds no outline that I can read: I go on without."
-    return outline, f"Got it: {len(outline.sections)} sections, {len(outline.keys)} key sentences."
+    return outline, f"Got it: sections {len(outline.sections)}, key sentences {len(outline.keys)}."
 
 
 @agent

@@ -32,6 +32,7 @@ ITEM = re.compile(r"[ \t]{0,40}(?:[-*+•]|\d{1,3}[.)])[ \t]+")
 NUMBERED = re.compile(r"(\d{1,3}(?:\.\d{1,3}){0,5})[.)]?[ \t]+\w")
 CHAPTER = re.compile(r"(?i)(chapter|part|section|appendix|kapitel|teil|chapitre)\b")
 CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
+ADDRESS = re.compile(r"\]\([^()\s]{0,2000}\)|https?://[^\s)>]{1,2000}")
 WORD = re.compile(r"[^\W_]+(?:['\u2019\u0300-\u036f\u0591-\u05c7\u064b-\u0655\u0900-\u0d7f-]+[^\W_]+)*")
 END = re.compile(  # . ! ? … before a space; the full stops of Chinese, Japanese, Urdu, Hindi and ؟ anywhere
     r"(?<![.!?…])[.!?…]+[\"'”\u2019»)\]*_]{0,4}(?:\s+|$)|[\u3002\uff01\uff1f؟\u06d4।]+[」』”\u2019\uff09]{0,3}\s*"
@@ -150,7 +151,8 @@ def blocks(text: str) -> list[Block]:
 
 
 def count_words(text: str) -> int:
-    """Count words; every Chinese or Japanese character counts as one."""
+    """Count words; an address counts as one, so does every Chinese or Japanese character."""
+    text = ADDRESS.sub(lambda match: " x " if match[0][0] == "h" else "]", text)
     return len(WORD.findall(text if text.isascii() else CJK.sub(" x ", text)))
 
 
@@ -242,19 +244,20 @@ def build_outline(name: str, text: str) -> dict[str, Any]:
     """Outline a document: its sections with their sizes, and its key sentences with their places."""
     kind, marked = as_markdown(name, text)
     found = blocks(marked)
-    total = sum(count_words(line) for _, lines, level in found if not level for line in lines) or 1
-    headings, sentences, done = [{"level": 0, "title": "", "line": 1, "words": 0}], [], 0
+    headings, parts = [{"level": 0, "title": "", "line": 1, "words": 0}], []
     for line, lines, level in with_headings(found):
         body = "\n".join(lines)
         if level:
             headings.append({"level": level, "title": clean(body, 160), "line": line, "words": 0})
         for breaks, part in sentences_of("" if level else body):
-            position, here = round(done / total, 3), headings[-1]
-            facts = {"text": part, "line": line + breaks, "section": here["title"], "position": position}
             size = count_words(part)
-            sentences.append((form(part, size, breaks == 0, position), facts, frozenset(terms_of(part))))
-            here["words"] += size
-            done += size
+            headings[-1]["words"] += size
+            parts.append((part, size, line + breaks, headings[-1]["title"], breaks == 0))
+    sentences, done, total = [], 0, sum(size for _, size, *_ in parts) or 1
+    for part, size, line, section, opens in parts:
+        facts = {"text": part, "line": line, "section": section, "position": round(done / total, 3)}
+        sentences.append((form(part, size, opens, done / total), facts, frozenset(terms_of(part))))
+        done += size
     sections = [heading for heading in headings if heading["level"] or heading["words"]]
     facts = {"name": name, "format": kind, "inferred": kind == "text" or not any(block[2] for block in found)}
     facts |= {"words": done, "sections": len(sections), "sentences": len(sentences)}

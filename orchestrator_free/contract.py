@@ -208,6 +208,7 @@ _READ: Final = (
     f"$JS.API.STREAM.MSG.GET.{_OBJECT_STREAM}",
     f"$JS.API.DIRECT.GET.{_OBJECT_STREAM}.>",
     # The clients of NATS read the chunks of an object through a consumer of a random name.
+    f"$JS.API.CONSUMER.CREATE.{_OBJECT_STREAM}",
     f"$JS.API.CONSUMER.CREATE.{_OBJECT_STREAM}.>",
     f"$JS.API.CONSUMER.DELETE.{_OBJECT_STREAM}.*",
     f"$JS.FC.{_OBJECT_STREAM}.>",

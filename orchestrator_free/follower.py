@@ -26,47 +26,71 @@ class Follower:
         self._compact = compact
         self._entries: deque[Entry] = deque()
         self._wake = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._epoch = ""
         self._lost: PositionLost | None = None
         self._reader: Reader | None = None
+        self._opening: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Follower:
-        await self._open()
+        self._open()
+        await self._wake.wait()
+        if not self._entries:
+            self._raise_trouble()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._close()
 
-    def _close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+    def _open(self) -> None:
+        """Begin to read; a long history comes by and by, as the consumer makes room."""
+        self._reader = Reader(self._log, self._session, self._take, self._on_reset, room=self._room)
+        self._opening = asyncio.create_task(self._reader.open(self._after, compact=self._compact))
+        self._opening.add_done_callback(lambda _: self._wake.set())
 
-    async def _open(self) -> None:
-        self._reader = Reader(self._log, self._session, self._take, self._on_reset)
-        await self._reader.open(self._after, compact=self._compact)
+    def _close(self) -> None:
+        reader, self._reader = self._reader, None
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.cancel()
+        if reader is not None:
+            reader.close()
 
     def _on_reset(self, lost: PositionLost) -> None:
         self._lost = lost
         self._wake.set()
 
+    async def _room(self) -> None:
+        """Wait until the consumer has read what is here."""
+        while len(self._entries) > _BUFFER:
+            self._drained.clear()
+            await self._drained.wait()
+
     def _take(self, entries: list[Entry]) -> None:
         self._entries.extend(entries)
         self._wake.set()
         reader = self._reader
+        self._epoch = reader.epoch if reader is not None else self._epoch
         if len(self._entries) > _BUFFER and reader is not None and reader.live:
             self._close()  # the log waits: opened again where the consumer stands, once it has read what is here
+
+    def _raise_trouble(self) -> None:
+        opening = self._opening
+        if opening is not None and opening.done() and not opening.cancelled() and (error := opening.exception()):
+            raise error
+        if self._lost is not None:
+            raise self._lost
 
     async def __aiter__(self) -> AsyncIterator[Entry]:
         while True:
             while self._entries:
                 entry = self._entries.popleft()
-                self._after = Position(self._log.epoch(self._log.shard(self._session)), entry.message.sequence)
+                self._after = Position(self._epoch, entry.message.sequence)
                 yield entry
-            if self._lost is not None:
-                raise self._lost
+            self._drained.set()
+            self._raise_trouble()
             if self._reader is None:
-                await self._open()
-                continue
+                self._open()
             self._wake.clear()
-            if not self._entries and self._lost is None:
+            if not self._entries:
                 await self._wake.wait()

@@ -49,11 +49,13 @@ class MonitorSettings:
     Attributes:
         tick_seconds: between two looks; a tenth of it is random.
         offline_after_seconds: how long an agent has no presence entry (they live for 6 s) before it is offline.
+        unknown_after_seconds: how long an input waits for an agent that has never connected; it may just be starting.
         inputs_per_tick: owed inputs that are looked at in one tick, so that work stays bounded; then the next ones.
     """
 
     tick_seconds: float = 2.0
     offline_after_seconds: float = 4.0
+    unknown_after_seconds: float = 10.0
     inputs_per_tick: int = 256
 
 
@@ -310,7 +312,7 @@ class Monitor:
         return True
 
     async def _still_owed(self, session: str, agent: str, owed: Sequence[_Owed]) -> list[_Owed]:
-        """Return those that are meant for the agent and whose run is not finished."""
+        """Return those that are meant for the agent, are still there, and whose run is not finished."""
         found = list(owed)
         if any(one.where.target == ALL for one in found):
             agents = (await self._broker.session(session).meta())["agents"]
@@ -318,23 +320,28 @@ class Monitor:
                 found = [one for one in found if one.where.target != ALL]
         if not found:
             return []
-        runs = await self._log.last_of(self._log.shard(session), [one.run_subject(agent) for one in found])
-        finished = {message.subject for message in runs if _type(message.payload) == "run.finished"}
-        return [one for one in found if one.run_subject(agent) not in finished]
+        subjects = [subject for one in found for subject in (str(one.where), one.run_subject(agent))]
+        there = {message.subject: message for message in await self._log.last_of(self._log.shard(session), subjects)}
+        finished = {subject for subject, message in there.items() if _type(message.payload) == "run.finished"}
+        return [one for one in found if str(one.where) in there and one.run_subject(agent) not in finished]
 
     # -- names that nobody serves -------------------------------------------------------------------------------
 
     async def _look_for_strangers(self, shard: int, known: Collection[str], stream: _Shard) -> None:
         """Find inputs to names for which no agent has ever connected, once they are old enough."""
         await self._read_arrivals(shard, stream, known)
-        age = self.settings.offline_after_seconds
+        age = self.settings.unknown_after_seconds
         due = [key for key, owed in stream.waiting.items() if seconds_between(owed[0].time, stream.now) >= age]
         if not due:
             return
         people = {key.split(".")[1] for key, _ in await self._log.present("client")}
+        before = self.published
         for session, target in due[: self.settings.inputs_per_tick]:
             if await self._tell_strangers(session, target, {*known, *people}, stream):
                 del stream.waiting[session, target]
+        if self.published > before:
+            names = sorted({target for _, target in due})[:10]
+            _log.warning("inputs wait for agents that never connected", to=names, told=self.published - before)
 
     async def _read_arrivals(self, shard: int, stream: _Shard, known: Collection[str]) -> None:
         """Note what came since the last tick, and a page of what was there before this monitor started."""

@@ -29,6 +29,7 @@ _HELD: Final = 20_000
 #: types of the broker's own answers, which can be aimed at a session's subject
 _ANSWERS: Final = "io.nats."
 _AT_ONCE: Final = 8
+_PAGE: Final = 4096
 _CAUGHT_UP_SECONDS: Final = 20.0
 
 Sink = Callable[[list["Entry"]], None]
@@ -63,6 +64,10 @@ def to_event(message: Message) -> Event | None:
     return Event(message.sequence, message.time, address, body)
 
 
+async def _always() -> None:
+    """There is room."""
+
+
 def _is_whole(message: Message) -> bool:
     """Whether the last message of a subject says all that is to be known about its entity."""
     if message.rollup:
@@ -82,10 +87,28 @@ class Reader:
         repairs: how often the log had to be read again.
     """
 
-    def __init__(self, log: Log, session: str, sink: Sink, on_reset: Callable[[PositionLost], None]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        session: str,
+        sink: Sink,
+        on_reset: Callable[[PositionLost], None],
+        *,
+        room: Callable[[], Awaitable[None]] = _always,
+    ) -> None:
+        """Prepare; nothing is read before `open`.
+
+        Args:
+            log: where to read.
+            session: what.
+            sink: gets the events; must be quick.
+            on_reset: called when the session cannot be followed any further.
+            room: awaited before each page of a long read, so that a slow sink holds bounded memory.
+        """
         self._log = log
         self._sink = sink
         self._on_reset = on_reset
+        self._room = room
         self.session = session
         self.shard = log.shard(session)
         self.epoch = log.epoch(self.shard)
@@ -102,6 +125,7 @@ class Reader:
         self._base = 0
         self._task: asyncio.Task[None] | None = None
         self._doubt = asyncio.Event()
+        self._joined = asyncio.Event()
         self._unsubscribe: Callable[[], None] = lambda: None
 
     @property
@@ -154,13 +178,12 @@ class Reader:
 
     async def _read_beginning(self, *, compact: bool) -> None:
         """Read the present state of every entity, and the deltas of runs that are still open."""
+        if not compact:
+            await self._catch_up()
+            return
         barrier = await self._barrier()
-        if compact:
-            table = await self._until(barrier, lambda: self._log.table(self.shard, self._filter))
-            self._splice(await self._with_deltas(table), table[-1].sequence if table else 0)
-        else:
-            messages = await self._until(barrier, lambda: self._log.read(self.shard, self._filter))
-            self._splice(messages, messages[-1].sequence if messages else 0)
+        table = await self._until(barrier, lambda: self._log.table(self.shard, self._filter))
+        self._splice(await self._with_deltas(table), table[-1].sequence if table else 0)
 
     async def _barrier(self) -> int:
         """Return the session's last sequence as the leader has it."""
@@ -194,8 +217,9 @@ class Reader:
     async def catch_up(self) -> None:
         """Read up to what the leader has now; for a client that has seen more elsewhere."""
         if self._held is not None:
+            await self._joined.wait()  # the log is being read anyway
             return
-        self._held = {}
+        self._begin_hold()
         try:
             await self._catch_up()
         except BaseException:
@@ -203,10 +227,20 @@ class Reader:
             raise
 
     async def _catch_up(self) -> None:
+        """Read from where the reader stands, a page at a time, each when there is room for it."""
         barrier = await self._barrier()
-        start = self.sequence
-        messages = await self._until(barrier, lambda: self._log.read(self.shard, self._filter, after=start))
-        self._splice(messages, messages[-1].sequence if messages else start)
+        if barrier < self.sequence and not await self._log.table(self.shard, self._filter, up_to=self.sequence):
+            raise PositionLost("too_old", f"session {self.session!r} was deleted or trimmed meanwhile")
+        while True:
+            await self._room()
+            start = self.sequence
+            page, more = await self._log.page(self.shard, self._filter, after=start, limit=_PAGE)
+            if not more:
+                break
+            self._hand_on(page)
+        if (page[-1].sequence if page else start) < barrier:
+            page = await self._until(barrier, lambda: self._log.read(self.shard, self._filter, after=start))
+        self._splice(page, page[-1].sequence if page else start)
 
     def _splice(self, messages: list[Message], complete: int) -> None:
         """Hand on what was read and what the live tail brought meanwhile, joined by sequence.
@@ -214,6 +248,7 @@ class Reader:
         `complete` is the sequence up to which nothing can be missing; beyond it the live tail is checked.
         """
         merged, self._held = self._held or {}, None
+        self._joined.set()
         merged.update((message.sequence, message) for message in messages)
         self._base = self._verified = max(complete, self.sequence)
         self._chain.clear()
@@ -238,7 +273,7 @@ class Reader:
 
     def _accept(self, messages: list[Message]) -> None:
         """Hand messages on as long as each subject's chain has no hole; keep the rest until it is filled."""
-        entries: list[Entry] = []
+        sound: list[Message] = []
         for message in messages:
             known = self._chain.get(message.subject, self._base)
             if message.sequence <= self.sequence:
@@ -255,6 +290,13 @@ class Reader:
                 continue
             self.sequence = message.sequence
             self._chain[message.subject] = message.sequence
+            sound.append(message)
+        self._hand_on(sound)
+
+    def _hand_on(self, messages: list[Message]) -> None:
+        entries: list[Entry] = []
+        for message in messages:
+            self.sequence = message.sequence
             event = to_event(message)
             if event is None:
                 self.skipped += 1
@@ -266,8 +308,12 @@ class Reader:
     def _hold(self) -> None:
         """Something may be missing: keep what comes until the log was read again."""
         if self._held is None:
-            self._held = {}
+            self._begin_hold()
         self._doubt.set()
+
+    def _begin_hold(self) -> None:
+        self._held = {}
+        self._joined.clear()
 
     def _on_reconnect(self) -> None:
         self._hold()

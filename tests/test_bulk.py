@@ -158,6 +158,30 @@ async def test_a_broker_killed_twice_in_the_middle_loses_and_doubles_nothing(
     assert bulk.retries >= 2
 
 
+async def test_a_producer_that_never_pauses_cannot_overtake_what_an_outage_lost(
+    ann: Broker, broker: EmbeddedServer, fresh: Fresh, eventually: Eventually
+) -> None:
+    """Not even in the moment in which the connection stands again: the order holds."""
+    session, stop = fresh("s"), asyncio.Event()
+    async with BulkPublisher(ann.log.wire, window=50_000) as bulk:
+
+        async def produce() -> None:
+            while not stop.is_set():
+                await bulk.publish(f"session.0.{session}.ann.run.r", text(len(bulk.sequences)))
+                await asyncio.sleep(0)
+
+        producer = asyncio.create_task(produce())
+        for _ in range(2):
+            before = len(bulk.sequences)
+            await eventually(lambda before=before: len(bulk.sequences) > before + 1000)
+            await broker.restart(kill=True)
+            await eventually(ann.log.wire.connected.is_set)
+        stop.set()
+        await producer
+
+    assert await stored(ann, session) == [(sequence, text(number)) for number, sequence in enumerate(bulk.sequences)]
+
+
 async def test_what_is_in_flight_is_stored_even_when_the_producer_is_idle(
     ann: Broker, broker: EmbeddedServer, fresh: Fresh, eventually: Eventually
 ) -> None:

@@ -28,7 +28,7 @@ await run.text(f"attempt {run.attempt}")
 if run.attempt == 1 and run.input.text.startswith("sleep"):
     await asyncio.sleep(float(run.input.text.split()[1]))
 """
-AT_ONCE = MonitorSettings(offline_after_seconds=0.0)
+AT_ONCE = MonitorSettings(offline_after_seconds=0.0, unknown_after_seconds=0.0)
 
 
 @pytest.fixture
@@ -319,6 +319,26 @@ async def test_agents_of_a_session_that_never_connected_are_named(ann: Broker) -
     await monitor.tick()
 
     assert sorted(await said(session)) == [("ghost", NEVER), ("worker", GONE)]
+
+
+async def test_a_deleted_session_stays_deleted(ann: Broker, eventually: Any) -> None:
+    """An input that is gone when its time has come is owed to nobody; nothing is written where nothing is left."""
+
+    session = ann.session("s1")
+    await session.create()
+    await session.send("hello", to="nobody")
+    monitor = Monitor(ann, settings=MonitorSettings(offline_after_seconds=0.0, unknown_after_seconds=1.0))
+    await monitor.tick()
+    await session.delete()
+
+    async def forgotten() -> bool:
+        await monitor.tick()
+        return not monitor._shards[0].waiting
+
+    assert monitor._shards[0].waiting
+    await eventually(forgotten)
+    assert monitor.published == 0
+    assert not await session.exists()
 
 
 async def test_what_was_sent_before_the_first_monitor_started_is_found(ann: Broker) -> None:

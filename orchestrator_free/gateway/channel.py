@@ -2,41 +2,51 @@
 
 An event is parsed, folded and encoded once, however many clients there are; all of one loop tick leave in one write
 per client. A client that cannot keep up leaves the crowd with a cursor and comes back when its buffer has drained; it
-costs its buffer and a number, never a queue.
+costs its buffer and a number, never a queue. What is older than the memory is read from the log, as fast as the client
+takes it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from bisect import bisect_right
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
 import orjson
+import structlog
 
-from orchestrator_free.errors import PositionLost, SessionNotFound
-from orchestrator_free.fold import Fold, View
-from orchestrator_free.gateway.frames import HEARTBEAT, Frame, Selection, control
+from orchestrator_free.errors import BrokerError, BrokerTimeout, PositionLost, SessionNotFound
+from orchestrator_free.fold import Fold
+from orchestrator_free.gateway.frames import HEARTBEAT, Frame, Selection, control, snapshot_frame
+from orchestrator_free.gateway.history import History
+from orchestrator_free.gateway.settings import GatewaySettings
+from orchestrator_free.gateway.tail import Tail
 from orchestrator_free.gateway.transport import Broadcast, Feed
 from orchestrator_free.jetstream import Log, Objects
 from orchestrator_free.metrics import GatewayMetrics
 from orchestrator_free.reader import Entry, Reader
 from orchestrator_free.session import complete
-from orchestrator_free.subjects import Position
+from orchestrator_free.subjects import Position, session_filter
 
-#: frames a session may keep in memory; what is older is read from the log
-TAIL_BYTES: Final = 16 * 1024 * 1024
+_log = structlog.get_logger("orchestrator_free.gateway")
+
 #: catch-up is written in pieces of about this size, so that a slow client is noticed
 _PIECE: Final = 192 * 1024
-#: a client that takes nothing for so long is cut
-STUCK_SECONDS: Final = 30.0
+_REACH_SECONDS: Final = 10.0
+_AGAIN_SECONDS: Final = 0.5
 
 
 class Client:
-    """A feed of a session: where it stands and what it wants. Handles its connection's callbacks."""
+    """A feed of a session: where it stands and what it wants. Handles its connection's callbacks.
 
-    __slots__ = ("channel", "cursor", "feed", "selection", "until_idle")
+    Attributes:
+        cursor: everything up to this sequence was written; -1 for a client of the crowd, which has everything.
+        reading: brings what is older than the memory, at most one at a time.
+    """
+
+    __slots__ = ("channel", "cursor", "feed", "reading", "selection", "until_idle")
 
     def __init__(self, channel: Channel, selection: Selection, *, until_idle: bool) -> None:
         self.channel = channel
@@ -44,6 +54,7 @@ class Client:
         self.until_idle = until_idle
         self.cursor = -1
         self.feed: Feed | None = None
+        self.reading: asyncio.Task[None] | None = None
 
     def on_resume(self, conn: Feed) -> None:
         """The buffer has drained: go on from the cursor."""
@@ -63,20 +74,37 @@ class Channel:
         closed: it serves nobody any more; open another.
     """
 
-    def __init__(self, log: Log, objects: Objects, session: str, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self,
+        log: Log,
+        objects: Objects,
+        session: str,
+        metrics: GatewayMetrics,
+        settings: GatewaySettings,
+        on_lost: Callable[[Channel, PositionLost], object],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            log: where the session is read.
+            objects: where its large runs are.
+            session: its id.
+            metrics: what is counted.
+            settings: what it may cost.
+            on_lost: called when the log cannot be continued; the channel has closed, its clients wait for `release`.
+        """
         self.session = session
         self.metrics = metrics
         self.reader = Reader(log, session, self._take, self._on_reset)
         self.fold = Fold(session)
+        self.tail = Tail(settings.tail_bytes)
         self.closed = False
         self.idle_since: float | None = asyncio.get_running_loop().time()
+        self._log = log
         self._objects = objects
-        self._frames: dict[int, Frame] = {}
-        self._order: list[int] = []
-        self._of: dict[str, list[int]] = {}
-        self._bytes = 0
-        self._first = 0
-        self._floor = 0
+        self._settings = settings
+        self._on_lost = on_lost
+        self._history = History(log, self.reader)
         self._fresh: list[Frame] = []
         self._groups: dict[Selection, Broadcast] = {}
         self._clients: set[Client] = set()
@@ -84,9 +112,15 @@ class Channel:
         self._piece: tuple[tuple[int, int, Selection], tuple[bytes, int, int]] | None = None
         self._snapshot: tuple[int, bytes] | None = None
 
-    def __len__(self) -> int:
-        """Return the number of frames in memory."""
-        return len(self._frames)
+    @property
+    def position(self) -> Position:
+        """Where the channel stands."""
+        return self.reader.position
+
+    @property
+    def clients(self) -> int:
+        """Feeds of this session."""
+        return len(self._clients)
 
     # -- opening and closing ------------------------------------------------------------------------------------
 
@@ -94,10 +128,10 @@ class Channel:
         """Read the session.
 
         Raises:
-            SessionNotFound: the log holds nothing of it.
+            SessionNotFound: the log holds nothing of it, or its deletion.
         """
         await self.reader.open()
-        if self.reader.sequence == 0:
+        if self.reader.sequence == 0 or self.fold.deleted:
             self.close()
             raise SessionNotFound(self.session)
         self.flush()
@@ -110,29 +144,23 @@ class Channel:
             if client.feed is not None:
                 client.feed.cut()
 
-    def _on_reset(self, lost: PositionLost) -> None:
-        self._say_all("reset", {"reason": lost.reason, "detail": str(lost)})
-        self.close()
+    def release(self) -> list[Client]:
+        """Let go of the clients, so that another channel can take them."""
+        clients = [client for client in self._clients if client.feed is not None]
+        for client in clients:
+            self._forget(client)
+        return clients
 
-    def _say_all(self, name: str, body: object) -> None:
+    def _on_reset(self, lost: PositionLost) -> None:
+        self.closed = True
+        self.reader.close()
+        self._on_lost(self, lost)
+
+    def say(self, name: str, body: object) -> None:
+        """Write a control frame to every client."""
         for client in list(self._clients):
             if client.feed is not None:
                 client.feed.send(control(name, body, form=client.selection.form))
-
-    @property
-    def position(self) -> Position:
-        """Where the channel stands."""
-        return self.reader.position
-
-    @property
-    def size(self) -> int:
-        """Bytes of frames in memory."""
-        return self._bytes
-
-    @property
-    def clients(self) -> int:
-        """Feeds of this session."""
-        return len(self._clients)
 
     # -- events come --------------------------------------------------------------------------------------------
 
@@ -142,54 +170,28 @@ class Channel:
         for entry in entries:
             self.fold.apply(entry.event)
             frame = Frame(self.reader.epoch, entry)
-            self._first = self._first or frame.sequence
-            if entry.message.rollup:
-                self._compact(frame.subject)
-            self._frames[frame.sequence] = frame
-            self._order.append(frame.sequence)
-            self._of.setdefault(frame.subject, []).append(frame.sequence)
-            self._bytes += len(frame.sse)
+            self.tail.add(frame, rollup=entry.message.rollup)
             self._fresh.append(frame)
-        if self._bytes > TAIL_BYTES:
-            self._trim()
-
-    def _compact(self, subject: str) -> None:
-        """Drop what a roll-up replaces, as the broker does."""
-        for sequence in self._of.pop(subject, ()):
-            old = self._frames.pop(sequence, None)
-            if old is not None:
-                self._bytes -= len(old.sse)
-        if len(self._order) > 64 and len(self._order) > 2 * len(self._frames):
-            self._order = list(self._frames)
-
-    def _trim(self) -> None:
-        """Forget the oldest frames; who stands before them reads the log."""
-        for sequence in self._order:
-            if self._bytes <= TAIL_BYTES * 3 // 4:
-                break
-            frame = self._frames.pop(sequence, None)
-            if frame is not None:
-                self._bytes -= len(frame.sse)
-                self._floor = sequence
-        self._order = list(self._frames)
+        self.tail.trim()
 
     def flush(self) -> None:
         """Write what came since the last flush to every client that keeps up."""
         frames, self._fresh = self._fresh, []
         if not frames:
             return
-        for selection, group in self._groups.items():
-            data = selection.bytes_of(frames)
-            if data and len(group):
+        for selection, group in list(self._groups.items()):
+            chosen = selection.choose(frames)
+            if chosen and len(group):
+                data = selection.encode(chosen)
                 skipped = group.write(data)
-                self._count(data, len(frames), len(group) - len(skipped))
+                self._count(data, len(chosen), len(group) - len(skipped))
                 for feed in skipped:
                     self._fall_behind(feed, frames[0].sequence - 1)
         if self._clients:
             self.metrics.delivery_latency.observe(_age(frames[0]))
         if self.fold.deleted:
             self._end("deleted")
-        elif any(frame.address.kind == "run" for frame in frames):
+        elif any(frame.address.kind in ("run", "meta") for frame in frames):
             self._release_idle()
 
     def _count(self, data: bytes, events: int, clients: int) -> None:
@@ -204,7 +206,7 @@ class Channel:
             self._groups[client.selection].discard(feed)
 
     def _end(self, name: str) -> None:
-        self._say_all(name, {"session": self.session})
+        self.say(name, {"session": self.session})
         for client in list(self._clients):
             if client.feed is not None:
                 client.feed.finish()
@@ -212,8 +214,29 @@ class Channel:
 
     # -- clients come -------------------------------------------------------------------------------------------
 
+    async def reach(self, sequence: int | None = None) -> None:
+        """Read up to a sequence that a client has seen at another gateway, or up to the end, as the leader has it.
+
+        Raises:
+            BrokerError: that could not be read.
+        """
+        reader = self.reader
+        if sequence is not None and reader.sequence >= sequence:
+            return
+        last = await self._log.last(reader.shard, session_filter(reader.shard, self.session))
+        end = last.sequence if last else 0
+        wanted = end if sequence is None else min(sequence, end)
+        if reader.sequence < wanted:
+            await reader.catch_up()
+        try:
+            async with asyncio.timeout(_REACH_SECONDS):
+                while reader.sequence < wanted:  # noqa: ASYNC110 - a repair is under way, which tells nobody
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise BrokerTimeout(f"this gateway has not read {self.session!r} up to {wanted} yet; try again") from None
+
     def check(self, after: Position) -> None:
-        """Check that a client can go on from a position.
+        """Check that a client can go on from a position, as far as the memory tells.
 
         Raises:
             PositionLost: it cannot.
@@ -222,29 +245,29 @@ class Channel:
             raise PositionLost("recreated", f"the log has epoch {self.reader.epoch}, not {after.epoch}")
         if after.sequence > self.reader.sequence:
             raise PositionLost("ahead", f"{after} is beyond the end of the log")
-        if 0 < after.sequence < self._first:
+        if 0 < after.sequence < self.tail.first:
             raise PositionLost("too_old", f"what {self.session!r} held at {after} is gone")
-
-    def holds(self, after: int) -> bool:
-        """Whether everything after a sequence is in memory."""
-        return after >= self._floor
 
     async def snapshot(self) -> tuple[Position, bytes]:
         """Return the view as JSON and where it stands; the same one for everybody who asks at the same position."""
         position = self.position
         if self._snapshot is None or self._snapshot[0] != position.sequence:
-            view = await self.view()
-            self._snapshot = (position.sequence, orjson.dumps(view))
+            view = self.fold.view(str(position))
+            data = orjson.dumps(view)  # now: the fold goes on while the objects are fetched
+            if any(run["object"] and not run["parts"] for agent in view["agents"] for run in agent["runs"]):
+                data = orjson.dumps(await complete(orjson.loads(data), self._objects))
+            self._snapshot = (position.sequence, data)
+            return position, data
         return position, self._snapshot[1]
-
-    async def view(self) -> View:
-        """Return the folded view, with what large runs keep in the object store."""
-        return await complete(self.fold.view(str(self.position)), self._objects)
 
     def attach(self, client: Client, feed: Feed, after: int) -> None:
         """Let a client read from a sequence on and then live."""
+        if self.closed:
+            feed.cut()  # since the client asked; it comes again and finds another channel, or none
+            return
         self.flush()
         self.idle_since = None
+        client.channel = self
         client.feed = feed
         client.cursor = after
         self._clients.add(client)
@@ -252,10 +275,25 @@ class Channel:
         self.metrics.clients.inc()
         self.pump(client)
 
+    async def restart(self, client: Client, lost: PositionLost) -> None:
+        """Take a client that cannot go on from where it stood: say so, and give it a snapshot."""
+        position, view = await self.snapshot()
+        feed = client.feed
+        if feed is not None and not feed.closed:
+            form = client.selection.form
+            body = {"reason": lost.reason, "detail": str(lost)}
+            self.metrics.resumes.labels("reset").inc()
+            feed.send(control("reset", body, form=form) + snapshot_frame(position, view, form=form))
+            self.attach(client, feed, position.sequence)
+
     def pump(self, client: Client) -> None:
         """Write from the client's cursor until it has caught up or its buffer is full."""
         feed = client.feed
-        while feed is not None and feed.writable:
+        while feed is not None and feed.writable and not self.closed:
+            if not self.tail.holds(client.cursor):
+                if client.reading is None:
+                    client.reading = asyncio.create_task(self._read_log(client, feed), name=f"log {self.session}")
+                return
             data, cursor, events = self._from(client.cursor, client.selection)
             if cursor == client.cursor:
                 self._caught_up(client, feed)
@@ -265,22 +303,40 @@ class Channel:
                 self._count(data, events, 1)
                 feed.send(data)
 
+    async def _read_log(self, client: Client, feed: Feed) -> None:
+        """Write pages of the log until the memory can go on, or the client's buffer is full."""
+        try:
+            while feed.writable and not self.closed and not self.tail.holds(client.cursor):
+                try:
+                    frames, cursor = await self._history.page(client.cursor)
+                except BrokerError as error:
+                    _log.warning("cannot read the log, trying again", session=self.session, error=str(error))
+                    await asyncio.sleep(_AGAIN_SECONDS)
+                    continue
+                client.cursor = cursor
+                chosen = client.selection.choose(frames)
+                data = client.selection.encode(chosen)
+                self._count(data, len(chosen), 1)
+                feed.send(data)
+        except PositionLost as lost:
+            self._forget(client)
+            await self.restart(client, lost)
+        except Exception:
+            _log.exception("reading the log for a client failed", session=self.session)
+            feed.cut()
+        finally:
+            client.reading = None
+        if client.cursor >= 0:
+            self.pump(client)
+
     def _from(self, cursor: int, selection: Selection) -> tuple[bytes, int, int]:
         """Return the next piece after a cursor, where it ends, and how many events it has."""
         key = (cursor, self.reader.sequence, selection)
         if self._piece is not None and self._piece[0] == key:
             return self._piece[1]
-        frames: list[Frame] = []
-        size = 0
-        for sequence in self._order[bisect_right(self._order, cursor) :]:
-            frame = self._frames.get(sequence)
-            if frame is not None:
-                frames.append(frame)
-                size += len(frame.sse)
-                if size >= _PIECE:
-                    break
-        end = frames[-1].sequence if frames else cursor
-        piece = (selection.bytes_of(frames), end, len(frames))
+        frames = self.tail.after(cursor, _PIECE)
+        chosen = selection.choose(frames)
+        piece = (selection.encode(chosen), frames[-1].sequence if frames else cursor, len(chosen))
         self._piece = (key, piece)
         return piece
 
@@ -296,14 +352,16 @@ class Channel:
             self._release_idle()
 
     def leave(self, client: Client, feed: Feed) -> None:
-        """Forget a client."""
-        if client not in self._clients:
-            return
+        """Forget a client that has gone."""
+        if client in self._clients:
+            self._forget(client)
+
+    def _forget(self, client: Client) -> None:
         self._clients.discard(client)
         self._behind.discard(client)
         group = self._groups.get(client.selection)
-        if group is not None:
-            group.discard(feed)
+        if group is not None and client.feed is not None:
+            group.discard(client.feed)
             if not len(group):
                 del self._groups[client.selection]
         self.metrics.clients.dec()
@@ -325,23 +383,20 @@ class Channel:
 
     def heartbeat(self) -> None:
         """Write a comment to every client that keeps up, so that proxies and dead peers are found out."""
+        self.flush()
         for selection, group in list(self._groups.items()):
-            group.write(HEARTBEAT[selection.form])
+            for feed in group.write(HEARTBEAT[selection.form]):
+                self._fall_behind(feed, self.reader.sequence)
 
     def cut_stuck(self) -> None:
         """Cut the clients that have taken nothing for too long."""
-        limit = time.monotonic() - STUCK_SECONDS
+        limit = time.monotonic() - self._settings.stuck_seconds
         for client in list(self._behind):
             feed = client.feed
-            if feed is not None and feed.paused_since is not None and feed.paused_since < limit:
-                self._cut(client, feed, "slow")
-            elif not self.holds(client.cursor) and feed is not None:
-                self._cut(client, feed, "too far behind")
-
-    def _cut(self, client: Client, feed: Feed, reason: str) -> None:
-        self.metrics.cuts.labels(reason.replace(" ", "_")).inc()
-        feed.send(control("cut", {"reason": reason}, form=client.selection.form))
-        feed.cut()
+            if feed is not None and not feed.closed and feed.paused_since is not None and feed.paused_since < limit:
+                self.metrics.cuts.labels("slow").inc()
+                feed.send(control("cut", {"reason": "slow"}, form=client.selection.form))
+                feed.cut()
 
 
 def _age(frame: Frame) -> float:

@@ -234,16 +234,16 @@ def test_what_is_too_short_is_not_judged(critic, read, text):
 def ask(ann, fresh, critic, served):
     """Let the critic judge LONG_SENTENCE beside an outliner with this handler; return its run."""
 
-    async def run(handler=None):
+    async def run(handler=None, *, to="all", agents=()):
         session = ann.session(fresh("s"))
-        await session.create()
+        await session.create(agents=agents)
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(served(critic.agent))
             if handler is not None:
                 outliner = Agent("outliner")
                 outliner(handler)
                 await stack.enter_async_context(served(outliner))
-            sent = await session.send(LONG_SENTENCE, to="all")
+            sent = await session.send(LONG_SENTENCE, to=to)
             return await session.result("critic", sent.run, timeout=20)
 
     return run
@@ -257,7 +257,7 @@ async def test_it_uses_the_outline_of_the_same_input(ask, program):
     run = await ask(program("outliner").outline)
 
     assert run["status"] == "done"
-    assert "Got it: 1 sections, 1 key sentences." in said(run, "reasoning")
+    assert "Got it: sections 1, key sentences 1." in said(run, "reasoning")
     assert "sections are in balance" in said(run)
 
 
@@ -285,4 +285,12 @@ async def test_it_goes_on_when_nobody_outlines(ask, critic, monkeypatch):
     run = await ask()
 
     assert "No outline after 0.2 seconds: I go on without." in said(run, "reasoning")
+    assert run["status"] == "done"
+
+
+@pytest.mark.parametrize("asked", [{"to": "critic"}, {"agents": ["critic"]}])
+async def test_it_does_not_wait_for_an_outliner_that_was_not_asked(ask, asked):
+    run = await ask(**asked)
+
+    assert "The outliner was not asked: I go on without its outline." in said(run, "reasoning")
     assert run["status"] == "done"

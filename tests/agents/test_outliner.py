@@ -141,8 +141,16 @@ def test_list_items_are_sentences_of_their_own(outline):
     assert found["sentences"] == 4
 
 
-def test_chinese_characters_count_as_words(outliner):
-    assert outliner.count_words("我们的系统 is good") == 7
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("我们的系统 is good", 7),
+        ("See [the wire](#wire) at https://example.org/a/b.c?d=1, or <http://x.y>.", 7),
+        ("It's a well-known fact: 3.5 ms.", 7),
+    ],
+)
+def test_words_are_counted_as_a_reader_would(outliner, text, words):
+    assert outliner.count_words(text) == words
 
 
 # -- key sentences ----------------------------------------------------------------------------------------------------

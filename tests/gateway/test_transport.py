@@ -244,13 +244,15 @@ async def test_a_cut_ends_inside_a_chunk_that_never_comes() -> None:
 @both_loops
 async def test_http_1_0_sees_a_cut_as_a_reset() -> None:
     """Without chunks a plain end would be taken for success."""
-    async with fed(version="1.0") as (_, feed, client):
+    async with fed(version="1.0") as (desk, feed, client):
         feed.send(b"data: 1\n\n")
         assert await client.read(9) == b"data: 1\n\n"
         feed.cut()
 
         with pytest.raises(ConnectionResetError):
             await client.rest()
+        await until(lambda: desk.closed == [feed])
+        feed.abort()
 
 
 @both_loops

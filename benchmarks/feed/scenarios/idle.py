@@ -1,7 +1,7 @@
 """Memory of an idle client: resident KiB that the servers gain by clients that only wait.
 
-Others come first, so that what a session costs, what the first client costs, and memory that the servers had
-taken before, is not counted. A quick run is as large as a full one: fewer clients would fit in free memory.
+A client of each session comes first, so that what a session costs is not counted. Clients come a few at a time, and
+a quick run has as many as a full one: otherwise memory that the servers had taken before would hide them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from benchmarks.feed.live import fill
+from benchmarks.feed.measure import now
 from benchmarks.feed.plan import Plan, Record, trial
-from benchmarks.feed.readers import Seen, Watch, watch
+from benchmarks.feed.readers import Finish, Seen, Watch, watch
 from benchmarks.feed.targets import Target, running
 from benchmarks.feed.wires import Stream
 from benchmarks.feed.workers import Worker
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 
 _SESSIONS = 100
 _TOKENS = 10
-_FIRST = 1000
-_CLIENTS = 2000
+_CLIENTS = 3000
 _SETTLE_SECONDS = 2.0
 
 
@@ -39,7 +39,7 @@ def _gain(target: Target) -> Seen:
     names = [f"idle-{number}" for number in range(_SESSIONS)]
     fill(target, [[Stream(name, "a0", "r0")] for name in names], _TOKENS)
     asks = [target.follow(name) for name in names]
-    with Worker(watch, Watch(asks * (_FIRST // _SESSIONS))) as first:
+    with Worker(watch, Watch(asks)) as first:
         first.hear()
         time.sleep(_SETTLE_SECONDS)
         before = target.rss()
@@ -47,5 +47,7 @@ def _gain(target: Target) -> Seen:
             rest.hear()
             time.sleep(_SETTLE_SECONDS)
             after = target.rss()
+            rest.tell(Finish(0, now()))
+            seen: Seen = rest.hear()
     gained = {f"{role}_kib": (after[role] - before[role]) / _CLIENTS for role in after}
-    return Seen({**gained, "all_kib": sum(gained.values()), "clients": _CLIENTS})
+    return Seen({**gained, "all_kib": sum(gained.values()), "clients": _CLIENTS}, seen.errors)

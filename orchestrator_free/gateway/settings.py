@@ -1,0 +1,28 @@
+"""What sessions and their clients may cost one gateway."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """The defaults suit one process on a small machine.
+
+    Attributes:
+        tail_bytes: frames a session may keep in memory; what is older is read from the log.
+        memory_bytes: frames of all sessions; beyond it those without clients go first.
+        keep_seconds: a session without clients is kept warm for so long, for the tab that reloads.
+        heartbeat_seconds: between two comments to every client that keeps up.
+        stuck_seconds: a client that takes nothing for so long is cut.
+        sweep_seconds: between two looks at all that.
+    """
+
+    tail_bytes: int = 16 * _MIB
+    memory_bytes: int = 512 * _MIB
+    keep_seconds: float = 30.0
+    heartbeat_seconds: float = 15.0
+    stuck_seconds: float = 30.0
+    sweep_seconds: float = 2.5
