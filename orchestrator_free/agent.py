@@ -23,12 +23,13 @@ import structlog
 
 from orchestrator_free import contract
 from orchestrator_free.errors import BrokerError, BrokerUnreachable, Conflict, InvalidEvent, RunFenced
-from orchestrator_free.events import Body, decode, validate
+from orchestrator_free.events import Body, Event, decode, validate
 from orchestrator_free.fold import RunFold
 from orchestrator_free.jetstream import Delivery, PullConsumer
+from orchestrator_free.obedience import ActiveRun, Obedience
 from orchestrator_free.reader import to_event
 from orchestrator_free.run import Run, RunInput, RunWriter, safe_message
-from orchestrator_free.session import DEFAULT_URL, Broker, connect
+from orchestrator_free.session import DEFAULT_URL, Broker, Session, connect
 from orchestrator_free.stats import AgentStats
 from orchestrator_free.subjects import ALL, Address, address, check_name, parse, run_id
 
@@ -126,10 +127,13 @@ class _Worker:
         self._free = asyncio.Semaphore(max(agent.settings.concurrency, broker.log.shards))
         self._instance = secrets.token_hex(6)
         self.stats = AgentStats()
+        self.obedience = Obedience(broker, agent.name)
 
     async def serve(self, ready: Callable[[], None]) -> None:
         consumers = [self._consumer(shard) for shard in range(self._broker.log.shards)]
-        for consumer in consumers:
+        controls = self.obedience.consumers()
+        self.obedience.listen()
+        for consumer in (*consumers, *controls):
             await consumer.open()
         await self._announce()
         ready()
@@ -138,10 +142,13 @@ class _Worker:
             async with asyncio.TaskGroup() as group:
                 for consumer in consumers:
                     group.create_task(self._take(consumer))
+                for consumer in controls:
+                    group.create_task(self.obedience.settle(consumer))
         finally:
-            for consumer in consumers:
+            for consumer in (*consumers, *controls):
                 consumer.close()
             await self._stop()
+            self.obedience.close()
             present.cancel()
 
     def _consumer(self, shard: int) -> PullConsumer:
@@ -245,7 +252,7 @@ class _Worker:
 
     async def _attempt(self, delivery: Delivery, where: Address, body: Body, problem: str) -> bool:
         """Do one attempt; return whether the input is dealt with."""
-        source = RunInput(where.id, where.member, body.get("text", ""), body.get("data"), body.get("parent"))
+        source = _source(where, body)
         begun = await self._begin(where, source, fresh=delivery.attempt == 1)
         if begun is None:
             return True
@@ -253,24 +260,60 @@ class _Worker:
         writer, spent = begun
         self.stats.attempts += 1
         session = self._broker.session(where.session)
-        compact = (await session.meta())["compaction"] != "off"
-        run = Run(session, writer, source, self._broker.objects)
-        error: str | None
-        if problem:
-            status, error = "failed", f"the input cannot be read: {problem}"
-        elif spent:
-            status, error = "failed", f"gave up after {self._agent.settings.max_attempts} attempts without a result"
-        else:
-            status, error = await self._handle(run, writer)
+        active = self.obedience.enter(where.session, writer.fold.run, delivery.message.sequence)
+        try:
+            compact = (await session.meta())["compaction"] != "off"
+            stop = await self.obedience.standing(session, writer.fold.run, delivery.message.sequence)
+            run = Run(session, writer, source, self._broker.objects, active)
+            error: str | None
+            if stop is not None:
+                active.end(stop)
+                status, error = "cancelled", None
+            elif problem:
+                status, error = "failed", f"the input cannot be read: {problem}"
+            elif spent:
+                attempts = self._agent.settings.max_attempts
+                status, error = "failed", f"gave up after {attempts} attempts without a result"
+            else:
+                status, error = await self._handle(run, writer, active)
+            ended = await self._end(writer, status, error, session, active, compact=compact)
+        finally:
+            await self.obedience.leave(active)
+        if ended:
+            self.stats.finished(status, asyncio.get_running_loop().time() - begun_at)
+        return ended
+
+    async def _end(
+        self, writer: RunWriter, status: str, error: str | None, session: Session, active: ActiveRun, *, compact: bool
+    ) -> bool:
+        """Write the run's end; return whether it is there."""
         if writer.fenced:
             return False
+        run = writer.fold.run
+        if active.stop is not None and status == "cancelled":
+            await writer.drained()
+            await self._forget_after(writer, session, active.stop)
+            error = active.stop.body.get("reason") or None
         try:
-            await writer.finish(status, error, self._broker.objects, where.session, compact=compact)
+            await writer.finish(status, error, self._broker.objects, session.id, compact=compact)
         except RunFenced as fenced:
-            _log.warning("run taken over", agent=self._agent.name, run=run.id, reason=str(fenced))
+            _log.warning("run taken over", agent=self._agent.name, run=run, reason=str(fenced))
             return False
-        self.stats.finished(status, asyncio.get_running_loop().time() - begun_at)
+        if active.stop is not None:
+            if status == "cancelled":
+                await self.obedience.ended(active.stop, run)
+            else:
+                await self.obedience.say(active.stop, "too_late", "the run had ended", [run])
         return True
+
+    async def _forget_after(self, writer: RunWriter, session: Session, stop: Event) -> None:
+        """Keep of a cancelled run what stood in the log before the control: nobody was shown more."""
+        subject = str(address(session.shard, session.id, self._agent.name, "run", id=writer.fold.run))
+        kept, _ = await self._earlier(session.shard, subject, writer.fold.run, before=stop.sequence)
+        whole = writer.fold
+        kept.attempt, kept.input, kept.parent = whole.attempt, whole.input, whole.parent
+        kept.first, kept.started = kept.first or whole.first, kept.started or whole.started
+        writer.fold = kept
 
     async def _begin(self, where: Address, source: RunInput, *, fresh: bool) -> tuple[RunWriter, bool] | None:
         """Begin the next attempt; None if the run is finished, or another replica has just begun one.
@@ -298,34 +341,53 @@ class _Worker:
             return writer, attempt > self._agent.settings.max_attempts
         raise BrokerError(f"run {run}: other replicas begin it again and again")
 
-    async def _earlier(self, shard: int, subject: str, run: str) -> tuple[RunFold, int]:
-        """Return what the log has of the run, and its last sequence."""
+    async def _earlier(self, shard: int, subject: str, run: str, *, before: int = 0) -> tuple[RunFold, int]:
+        """Return what the log has of the run (before a sequence), and its last sequence."""
         fold, last = RunFold(self._agent.name, run), 0
         for message in await self._broker.log.read(shard, subject):
             last = message.sequence
             event = to_event(message)
-            if event is not None:
+            if event is not None and (not before or event.sequence < before):
                 fold.apply(event.body, event.sequence, event.time)
         return fold, last
 
-    async def _handle(self, run: Run, writer: RunWriter) -> tuple[str, str | None]:
-        """Call the handler; return status and error."""
+    async def _handle(self, run: Run, writer: RunWriter, active: ActiveRun) -> tuple[str, str | None]:
+        """Call the handler in a task of its own, which a control can cancel; return status and error."""
+        if active.stop is not None:
+            return "cancelled", None
         begun = asyncio.get_running_loop().time()
         self.stats.active += 1
+        active.task = asyncio.create_task(self._call(run), name=f"run {run.id}")
         try:
-            await self._handler(run)
+            await active.task
+        except asyncio.CancelledError:
+            if active.stop is None:
+                active.task.cancel()
+                raise
+            return "cancelled", None
         except RunFenced as fenced:
             _log.warning("run taken over", agent=self._agent.name, run=run.id, reason=str(fenced))
         except BrokerError:
             raise
         except Exception as error:
             _log.exception("handler failed", agent=self._agent.name, run=run.id, session=run.session.id)
-            return "error", safe_message(error)
+            return ("cancelled", None) if active.stop is not None else ("error", safe_message(error))
         finally:
             self.stats.active -= 1
             if writer.first_write is not None:
                 self.stats.first_token.observe(writer.first_write - begun)
         return "done", None
+
+    async def _call(self, run: Run) -> None:
+        await self._handler(run)
+
+
+def _source(where: Address, body: Body) -> RunInput:
+    """Return what a run is to do."""
+    return RunInput(
+        where.id, where.member, body.get("text", ""), body.get("data"), body.get("parent"),
+        body.get("redirects"), body.get("depth", 0),
+    )  # fmt: skip
 
 
 def _read_input(payload: bytes) -> tuple[Body, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from orchestrator_free.subjects import LIVE, ROOT, check_name, input_filters
+from orchestrator_free.subjects import ALL, LIVE, ROOT, check_name, input_filters
 
 #: what must agree between every process and the broker; the rest of a stream's settings is the operator's
 STRUCTURE: Final = (
@@ -94,6 +94,22 @@ def agent_consumer(shard: int, agent: str, *, ack_wait_seconds: float = ACK_WAIT
         "max_deliver": -1,
         "max_ack_pending": 65536,
         "metadata": {"orchestrator_free.agent": agent},
+    }
+
+
+def control_consumer(shard: int, agent: str) -> dict[str, Any]:
+    """Return the consumer that brings controls to the replicas of an agent until they have an outcome."""
+    return {
+        "durable_name": f"control-{agent}",
+        "description": f"controls for agent {agent}",
+        "filter_subjects": [f"{ROOT}.{shard}.*.*.ctl.{target}.*" for target in (check_name("agent", agent), ALL)],
+        "ack_policy": "explicit",
+        "ack_wait": ACK_WAIT_SECONDS * _SECOND,
+        "deliver_policy": "new",
+        "replay_policy": "instant",
+        "max_deliver": -1,
+        "max_ack_pending": 4096,
+        "metadata": {"orchestrator_free.controls": agent},
     }
 
 

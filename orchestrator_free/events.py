@@ -124,6 +124,8 @@ class Input(_Payload):
     text: str = ""
     data: Any = None
     parent: RunRef | None = Field(None, description="the run that delegated it")
+    redirects: RunRef | None = Field(None, description="the run that was ended for it")
+    depth: int = Field(0, ge=0, description="how many delegations lie between a person and this")
     replayed: bool = Field(False, description="imported history: shown, never worked on")
 
 
@@ -300,6 +302,56 @@ class AgentOffline(_Payload):
     reason: str = ""
 
 
+class _Control(_Payload):
+    run: str | None = Field(None, description="which run of the target; absent: all that are open or waiting")
+    deadline: str | None = Field(None, description="RFC 3339; not accepted by then, it expires")
+    reason: str = ""
+
+
+class Cancel(_Control):
+    """Stop; readers show nothing of the run that comes after this event (kind `ctl`)."""
+
+    type: Literal["cancel"] = "cancel"
+    children: bool = Field(True, description="the runs that it delegated, too")
+
+
+class Steer(_Control):
+    """Take this into account; reaches the handler at its next checkpoint (kind `ctl`)."""
+
+    type: Literal["steer"] = "steer"
+    text: str
+    data: Any = None
+
+
+class Redirect(_Control):
+    """Stop, and do this instead, knowing what was written so far (kind `ctl`)."""
+
+    type: Literal["redirect"] = "redirect"
+    text: str
+    data: Any = None
+
+
+class Pause(_Control):
+    """Write nothing more until `resume` (kind `ctl`)."""
+
+    type: Literal["pause"] = "pause"
+
+
+class Resume(_Control):
+    """Go on (kind `ctl`)."""
+
+    type: Literal["resume"] = "resume"
+
+
+class Outcome(_Payload):
+    """What became of a control: accepted, then exactly one of the others (kind `outcome`)."""
+
+    type: Literal["outcome"] = "outcome"
+    state: Literal["accepted", "applied", "rejected", "too_late", "expired"]
+    reason: str = ""
+    runs: list[str] = Field([], description="the runs it reached")
+
+
 class StateSet(_Payload):
     """The new value of a shared key (kind `state`)."""
 
@@ -317,6 +369,8 @@ VOCABULARY: Final[dict[str, tuple[type[_Payload], ...]]] = {
     "meta": (SessionCreated, SessionUpdated, SessionDeleted),
     "presence": (AgentOffline,),
     "state": (StateSet,),
+    "ctl": (Cancel, Steer, Redirect, Pause, Resume),
+    "outcome": (Outcome,),
 }  # fmt: skip
 
 

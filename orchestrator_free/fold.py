@@ -28,7 +28,9 @@ class Fold:
         deleted: whether the session's deletion was seen.
     """
 
-    __slots__ = ("deleted", "inputs", "meta", "offline", "runs", "sequence", "session", "skipped", "state")
+    __slots__ = (
+        "controls", "deleted", "inputs", "meta", "offline", "runs", "sequence", "session", "skipped", "state",
+    )  # fmt: skip
 
     def __init__(self, session: str) -> None:
         self.session = session
@@ -40,6 +42,7 @@ class Fold:
         self.runs: dict[tuple[str, str], RunFold] = {}
         self.offline: dict[str, str] = {}
         self.state: dict[str, dict[str, Any]] = {}
+        self.controls: dict[str, dict[str, Any]] = {}
 
     def apply(self, event: Event) -> None:
         """Apply the next event; events at or before `sequence` must not come again."""
@@ -60,7 +63,7 @@ class Fold:
     def waiting(self) -> Iterator[tuple[str, str]]:
         """Yield (agent, run) of everything that is open or not yet begun."""
         for fold in self.runs.values():
-            if fold.open:
+            if fold.open and not fold.cancelled:
                 yield fold.agent, fold.run
         for entry in self.inputs.values():
             if entry["replayed"]:
@@ -68,8 +71,16 @@ class Fold:
             run = run_id(entry["from"], entry["input"])
             targets = [entry["to"]] if entry["to"] != ALL else self.meta["agents"]
             for agent in targets:
-                if (agent, run) not in self.runs:
+                if (agent, run) not in self.runs and not self._cancels(agent, run, entry["sequence"]):
                     yield agent, run
+
+    def _cancels(self, agent: str, run: str, since: int) -> int:
+        """Return the sequence of the control that ended a run which has not begun, 0 if there is none."""
+        for control in self.controls.values():
+            meant = control["to"] in (agent, ALL) and control["run"] in (None, run)
+            if meant and control["type"] in _ENDING and control["sequence"] > since and not _refused(control, agent):
+                return int(control["sequence"])
+        return 0
 
     def view(self, position: str) -> View:
         """Return the view as JSON values; `position` is the text form of where it stands."""
@@ -85,6 +96,10 @@ class Fold:
             "inputs": sorted(self.inputs.values(), key=lambda entry: entry["sequence"]),
             "agents": [self._agent_view(name, runs) for name, runs in agents.items()],
             "state": dict(self.state),
+            "controls": [
+                {**control, "outcomes": dict(control["outcomes"])}
+                for control in sorted(self.controls.values(), key=lambda control: control["sequence"])
+            ],
         }
 
     def _agent_view(self, name: str, runs: list[RunFold]) -> View:
@@ -110,6 +125,10 @@ class Fold:
             for run in agent["runs"]:
                 fold.runs[agent["agent"], run["run"]] = RunFold.load(run)
         fold.state = {key: dict(entry) for key, entry in view["state"].items()}
+        for control in view["controls"]:
+            fold.controls[f"{control['from']}/{control['to']}/{control['control']}"] = {
+                **control, "outcomes": dict(control["outcomes"]),
+            }  # fmt: skip
         return fold
 
 
@@ -135,7 +154,11 @@ def _apply_input(fold: Fold, event: Event) -> bool:
 def _apply_run(fold: Fold, event: Event) -> bool:
     where = event.address
     key = (where.member, where.id)
-    run = fold.runs.get(key) or RunFold(*key)
+    run = fold.runs.get(key)
+    if run is None:
+        run = RunFold(*key)
+        if fold.controls:
+            run.cancelled = fold._cancels(*key, _asked(fold, event))
     if not run.apply(event.body, event.sequence, event.time):
         return False
     fold.runs[key] = run
@@ -187,10 +210,84 @@ def _apply_state(fold: Fold, event: Event) -> bool:
     return True
 
 
+#: controls that end a run
+_ENDING: Final = frozenset({"cancel", "redirect"})
+
+
+def _refused(control: dict[str, Any], agent: str) -> bool:
+    """Whether an agent has said that a control changes nothing."""
+    return control["outcomes"].get(agent, {}).get("state") in ("rejected", "too_late", "expired")
+
+
+def _asked(fold: Fold, event: Event) -> int:
+    """Return the sequence of the input that a run which begins is for, 0 if it is not known."""
+    sender, _, name = str(event.body.get("input", "")).partition("/")
+    found = [
+        entry["sequence"]
+        for target in (event.address.member, ALL)
+        if (entry := fold.inputs.get(f"{sender}/{target}/{name}")) is not None
+    ]
+    return max(found, default=0)
+
+
+def _apply_control(fold: Fold, event: Event) -> bool:
+    body, where = event.body, event.address
+    if body["type"] not in _CONTROLS:
+        return False
+    validate("ctl", body)
+    key = f"{where.member}/{where.target}/{where.id}"
+    if key in fold.controls:
+        return False  # a control is said once
+    fold.controls[key] = {
+        "control": where.id, "type": body["type"], "from": where.member, "to": where.target, "run": body.get("run"),
+        "text": body.get("text", ""), "reason": body.get("reason", ""), "time": event.time,
+        "sequence": event.sequence, "outcomes": {},
+    }  # fmt: skip
+    if body["type"] in _ENDING:
+        for run in fold.runs.values():
+            meant = where.target in (run.agent, ALL) and body.get("run") in (None, run.run)
+            if meant and run.open and not run.cancelled:
+                run.cancelled = event.sequence
+    return True
+
+
+def _apply_outcome(fold: Fold, event: Event) -> bool:
+    body, where = event.body, event.address
+    if body["type"] != "outcome":
+        return False
+    validate("outcome", body)
+    meant = [
+        control
+        for control in fold.controls.values()
+        if control["control"] == where.id and control["to"] in (where.member, ALL)
+    ]
+    for control in meant:
+        before = control["outcomes"].get(where.member, {}).get("state", "accepted")
+        if before != "accepted":
+            return False  # the first end counts
+        control["outcomes"][where.member] = {
+            "state": body["state"], "reason": body.get("reason", ""), "runs": list(body.get("runs", [])),
+            "time": event.time,
+        }  # fmt: skip
+        if _refused(control, where.member):
+            _let_go_on(fold, control, where.member)
+    return bool(meant)
+
+
+def _let_go_on(fold: Fold, control: dict[str, Any], agent: str) -> None:
+    """A refused control hides nothing any more."""
+    for run in fold.runs.values():
+        if run.agent == agent and run.cancelled == control["sequence"]:
+            run.cancelled = 0
+
+
+_CONTROLS: Final = frozenset({"cancel", "steer", "redirect", "pause", "resume"})
 _KIND_EVENTS: Final[dict[str, Callable[[Fold, Event], bool]]] = {
     "in": _apply_input,
     "run": _apply_run,
     "meta": _apply_meta,
     "presence": _apply_presence,
     "state": _apply_state,
+    "ctl": _apply_control,
+    "outcome": _apply_outcome,
 }

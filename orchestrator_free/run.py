@@ -18,11 +18,13 @@ from typing import Any, Final
 import orjson
 import structlog
 
+from orchestrator_free.control import SentControl
 from orchestrator_free.errors import Conflict, OrchestratorFreeError, RunFenced, RunFinished, TooLarge
 from orchestrator_free.events import Body, encode, validate
 from orchestrator_free.fold import RunFold, View
 from orchestrator_free.jetstream import Objects, Wire
 from orchestrator_free.jetstream.objects import object_name
+from orchestrator_free.obedience import ActiveRun
 from orchestrator_free.session import Session
 
 _log = structlog.get_logger("orchestrator_free.agent")
@@ -34,6 +36,9 @@ _AHEAD: Final = 512 * 1024
 #: a finished run above this goes to the object store
 INLINE_LIMIT: Final = 256 * 1024
 _HEADROOM: Final = 8 * 1024
+#: delegations between a person and a run, and of one run: beyond them something goes round in circles
+MAX_DEPTH: Final = 8
+MAX_CHILDREN: Final = 64
 
 
 def now() -> str:
@@ -197,6 +202,7 @@ class RunInput:
     Attributes:
         id: the input's id. sender: the member who sent it.
         text: the message. data: what came with it. parent: the run that delegated it, if any.
+        redirects: the run that was ended for this one, if any. depth: delegations since a person asked.
     """
 
     id: str
@@ -204,6 +210,8 @@ class RunInput:
     text: str
     data: Any
     parent: Any
+    redirects: Any = None
+    depth: int = 0
 
 
 class ToolCall:
@@ -235,8 +243,12 @@ class Run:
         earlier: what lost attempts had written, as in the view's `attempts`.
     """
 
-    def __init__(self, session: Session, writer: RunWriter, source: RunInput, objects: Objects) -> None:
+    def __init__(
+        self, session: Session, writer: RunWriter, source: RunInput, objects: Objects, active: ActiveRun
+    ) -> None:
         self._writer = writer
+        self._active = active
+        self._children = 0
         self._objects = objects
         self._open: tuple[str, str] | None = None
         self._counter = 0
@@ -259,6 +271,7 @@ class Run:
             size, limit = len(encode(event)), self._writer._wire.max_payload - _HEADROOM
             if size > limit:
                 raise TooLarge(f"{event.get('type')} has {size} bytes, the limit is {limit}: write it with run.file()")
+        await self._active.going.wait()
         await self._writer.write(event)
 
     def _next(self) -> str:
@@ -278,6 +291,7 @@ class Run:
             await self._close_part()
             self._open = (kind, self._next())
         part = self._open[1]
+        await self._active.going.wait()
         for start in range(0, len(text), _MERGE):
             piece = text[start : start + _MERGE]
             await self._writer.write({"type": f"{kind}.delta", "part": part, "text": piece})
@@ -342,6 +356,76 @@ class Run:
             TimeoutError: not finished in time (seconds).
         """
         return await self.session.result(agent, run or self.id, timeout=timeout)
+
+    # -- with others --------------------------------------------------------------------------------------------
+
+    async def steers(self) -> list[Steer]:
+        """Return what people have said to this run since the last call; call it between the steps of the work.
+
+        Each is `applied` in the log by being returned here; those never looked at become `too_late`.
+        """
+        await self._active.going.wait()
+        return [
+            Steer(event.member, event.body["text"], event.body.get("data"))
+            for event in await self._active.take_steers()
+        ]
+
+    async def redirected(self) -> View | None:
+        """Return the run that a redirect ended for this one, with what it had written; None if there is none."""
+        about = self.input.redirects
+        return None if about is None else await self.session.result(about["agent"], about["run"])
+
+    async def delegate(self, agent: str, text: str = "", *, data: Any = None, id: str | None = None) -> Child:
+        """Let another agent do something for this run; it answers in the session, nothing is relayed.
+
+        Args:
+            agent: who; it may start later.
+            text: what to do.
+            data: anything JSON beside it.
+            id: a later attempt that delegates the same id meets the same child; by default its number in the run.
+
+        Raises:
+            RunError: the depth or the number of delegations is beyond the limit, or it would go round in a circle.
+        """
+        self._children += 1
+        if self.input.depth >= MAX_DEPTH:
+            raise RunError(f"{self.agent} may not delegate to {agent}: {MAX_DEPTH} delegations deep already")
+        if self._children > MAX_CHILDREN:
+            raise RunError(f"{self.agent} may not delegate to {agent}: {MAX_CHILDREN} delegations in one run already")
+        chosen = id or f"{self.id[:16]}-{self._children}"
+        parent = {"agent": self.agent, "run": self.id}
+        sent = await self.session.send(text, to=agent, data=data, id=chosen, parent=parent, depth=self.input.depth + 1)
+        return Child(self.session, agent, sent.run)
+
+
+@dataclass(frozen=True, slots=True)
+class Steer:
+    """Something a person, or another agent, wants a run to take into account."""
+
+    sender: str
+    text: str
+    data: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A run that another run has asked for."""
+
+    session: Session
+    agent: str
+    run: str
+
+    async def result(self, *, timeout: float | None = None) -> View:
+        """Wait until it is finished; its `status` says how.
+
+        Raises:
+            TimeoutError: not finished in time (seconds); it goes on all the same.
+        """
+        return await self.session.result(self.agent, self.run, timeout=timeout)
+
+    async def cancel(self, reason: str = "") -> SentControl:
+        """Cancel it, with what it delegated itself."""
+        return await self.session.control.cancel(self.run, to=self.agent, reason=reason)
 
 
 class RunError(OrchestratorFreeError):

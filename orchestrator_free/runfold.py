@@ -34,7 +34,7 @@ class RunFold:
     """One run: its present attempt's parts, and what earlier attempts left."""
 
     __slots__ = (
-        "agent", "attempt", "attempts", "error", "finished", "first", "input", "last", "lost", "object", "parent",
+        "agent", "attempt", "attempts", "cancelled", "error", "finished", "first", "input", "last", "lost", "object", "parent",
         "parts", "run", "started", "status", "usage",
     )  # fmt: skip
 
@@ -45,6 +45,7 @@ class RunFold:
         self.parent: Any = None
         self.status = "running"
         self.lost = False
+        self.cancelled = 0
         self.attempt = 0
         self.attempts: list[dict[str, Any]] = []
         self.parts: dict[str, dict[str, Any]] = {}
@@ -58,7 +59,7 @@ class RunFold:
 
     @property
     def open(self) -> bool:
-        """Whether more is to come."""
+        """Whether its end is not in the log yet."""
         return self.status == "running"
 
     def apply(self, body: Body, sequence: int, time: str) -> bool:
@@ -66,6 +67,9 @@ class RunFold:
         kind = body["type"]
         if self.status in FINAL and kind != "run.finished":
             return False
+        if self.cancelled and kind != "run.finished":
+            self.first, self.last = self.first or sequence, sequence
+            return True  # it came too late to be shown
         try:
             if kind not in _CHECKED_HERE:
                 validate("run", body)
@@ -84,7 +88,8 @@ class RunFold:
             "agent": self.agent,
             "input": self.input,
             "parent": self.parent,
-            "status": "lost" if self.lost and self.open else self.status,
+            "status": self._shown_status(),
+            "cancelled": self.cancelled or None,
             "attempt": self.attempt,
             "attempts": list(self.attempts),
             "started": self.started,
@@ -96,6 +101,12 @@ class RunFold:
             "first": self.first,
             "last": self.last,
         }
+
+    def _shown_status(self) -> str:
+        """Return the status that people see: a cancel counts from its place in the log, whenever the agent stops."""
+        if self.open and self.cancelled:
+            return "cancelled"
+        return "lost" if self.lost and self.open else self.status
 
     def part_views(self) -> list[View]:
         """Return the parts as JSON values, in the order in which they were opened."""
@@ -113,7 +124,9 @@ class RunFold:
         run.usage = dict(view["usage"])
         run.attempts = list(view["attempts"])
         run.lost = view["status"] == "lost"
-        run.status = "running" if run.lost else view["status"]
+        run.cancelled = view["cancelled"] or 0
+        ended = view["finished"] is not None
+        run.status = view["status"] if ended else "running"
         run.parts = _load_parts(view["parts"])
         return run
 

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from orchestrator_free import contract
+from orchestrator_free.control import Controls
 from orchestrator_free.errors import (
     Conflict,
     InvalidEvent,
@@ -144,6 +145,7 @@ class Session:
         self.id = session
         self.shard = broker.log.shard(session)
         self.filter = session_filter(self.shard, session)
+        self.control = Controls(self)
 
     def _subject(self, kind: str, *, target: str = "", id: str = "") -> str:
         return str(address(self.shard, self.id, self._broker.member, kind, target=target, id=id))
@@ -187,7 +189,14 @@ class Session:
         return self.position(await self._publish(subject, body, expect=last.sequence if last else 0))
 
     async def send(
-        self, text: str = "", *, to: str | Sequence[str], data: Any = None, id: str | None = None, parent: Any = None
+        self,
+        text: str = "",
+        *,
+        to: str | Sequence[str],
+        data: Any = None,
+        id: str | None = None,
+        parent: Any = None,
+        depth: int = 0,
     ) -> Sent:
         """Send an input; the append is the work item.
 
@@ -197,6 +206,7 @@ class Session:
             data: anything JSON beside the text.
             id: makes sending again harmless: the same id and content is sent once.
             parent: the run that delegates this, `{"agent", "run"}`.
+            depth: how many delegations lie between a person and this.
 
         Raises:
             InvalidName: a target or the id is no name.
@@ -207,23 +217,35 @@ class Session:
             raise InvalidEvent("an input needs somebody it is for: pass an agent's name, or 'all'")
         chosen = secrets.token_hex(16) if id is None else id
         body: Body = {"type": "input", "text": text}
-        body |= {name: value for name, value in (("data", data), ("parent", parent)) if value is not None}
+        body |= {
+            name: value
+            for name, value in (("data", data), ("parent", parent), ("depth", depth or None))
+            if value is not None
+        }
         validate("in", body)
-        results = await asyncio.gather(*(self._append_input(target, chosen, body) for target in targets))
+        results = await asyncio.gather(*(self.append_once("in", target, chosen, body) for target in targets))
         sequence = max(sequence for sequence, _ in results)
         run = run_id(self._broker.member, chosen)
         return Sent(chosen, run, self.position(sequence), all(repeated for _, repeated in results))
 
-    async def _append_input(self, target: str, input_id: str, body: Body) -> tuple[int, bool]:
-        """Append once: the subject is the input's own, so expecting it empty makes every retry exact."""
-        subject = self._subject("in", target=target, id=input_id)
+    async def append_once(self, kind: Literal["in", "ctl"], target: str, id: str, body: Body) -> tuple[int, bool]:
+        """Append an input or a control: its subject is its own, so expecting it empty makes every retry exact.
+
+        Returns:
+            Its sequence, and whether it was there already.
+
+        Raises:
+            Conflict: one of this id exists with other content.
+        """
+        subject = self._subject(kind, target=target, id=id)
         try:
             return await self._publish(subject, body, expect=0), False
         except Conflict as conflict:
             stored = await self._log.last(self.shard, subject)
             if stored is not None and decode(stored.payload) == decode(encode(body)):
                 return stored.sequence, True
-            text = f"input {input_id!r} to {target!r} was sent before with other content; use a new id"
+            what = {"in": "input", "ctl": "control"}[kind]
+            text = f"{what} {id!r} to {target!r} was sent before with other content; use a new id"
             raise Conflict(text, actual=conflict.actual) from conflict
 
     async def _publish(self, subject: str, body: Body, *, expect: int | None = None, expect_filter: str = "") -> int:
