@@ -37,9 +37,8 @@ NAMED = re.compile(r"<[a-z]\w{0,9} [^<>]{0,200}?\b(?:id|name)=\"([^\"<>]{1,99})"
 MISSPELT = re.compile(r"(?i)(?!https?://)h?t{1,3}ps?(?:[:;]|//)|https?://(?:$|[/.?#]|[^/]{0,200}https?:)")
 NO_SCHEME = re.compile(r"(?i)www\.|[\w-]{1,63}\.(?:com|org|net|io|dev)(?:/|$)")
 LOCAL = re.compile(r"[^.]*$|127\.|10\.|192\.168\.|0\.0\.0\.0|.*\b(?:local|test|example|w3)(?:\.com|\.org)?$")
-
 SMALL = {w: n for n, w in enumerate(re.findall(r"\w+", "two three four five six seven eight nine ten"), 2)}
-COUNTED = re.compile(rf"(?i)(?<![\w.,:/$%-])(\d{{1,4}}|{'|'.join(SMALL)})\s((?:[a-z]{{2,20}}[ -])?)([a-z]{{3,20}}s)\b")
+COUNTED = re.compile(rf"(?i)(?<![\w.,:/$%-])(\d{{1,4}}|{'|'.join(SMALL)})\s((?:[a-z]{{2,20}}[\s-])?)([a-z]{{3,20}}s)\b")
 WHOLE = re.compile(r"(?i)\b(?:the|all|these|those|our|its|your|their|both|a total of)(?: of)?(?: the)?\s$")
 PLAIN = re.compile(r"(?i)(?:\b(?:ha[sd]|have|with|contains?|includes?|uses?|runs?|starts?)\s|^|[.:!?]\s|\n\W*)$")
 NO_THING = re.compile(
@@ -53,7 +52,7 @@ TOTAL = re.compile(r"(?i)(?:grand )?(?:total|sum|summe|gesamt)s?\b")
 CELL = re.compile(r"([-+]?)[$€£]? ?((?:\d{1,3}(?:,\d{3}){1,5}|\d{1,15})(?:\.\d{1,9})?) ?(%|[a-zA-Zµ€$]{0,4})$")
 SOURCED = re.compile(
     r"(?i)https?://|\]\(|\[\^|\[\d{1,3}\]|\([^()\d]{2,60}\d{4}[a-z]?\)|\w\.(?:md|pdf|csv|html?|txt)\b|§|"
-    r"measure|\bbenchmark|\baccording to\b|\b(?:see|figure|table|section|appendix|chapter) \w"
+    r"measure|\bbenchmark|\baccording\sto\b|\b(?:see|figure|table|section|appendix|chapter)\s\w"
 )
 CLAIMS = {
     "unnamed authority": r"(?:studies|research|surveys?|experts|scientists) (?:shows?|suggests?|says?|agree|proves?|"
@@ -65,8 +64,8 @@ CLAIMS = {
     "comparison": r"\d{1,6}(?:\.\d{1,3})? ?(?:x|times) (?:as|more|less|fewer|[a-z]{3,9}er)",
     "percentage": r"(?!100\b)\d{1,9}(?:\.\d{1,6})? ?(?:%|percent)",
 }
-CLAIM = re.compile(rf"(?i)(?<![\w.])(?:{'|'.join(f'({words})' for words in CLAIMS.values())})(?!\w)")
-
+ANY_CLAIM = ")|(".join(CLAIMS.values()).replace(" ", r"\s")  # where lines are wrapped, a space is a line break
+CLAIM = re.compile(rf"(?i)(?<![\w.])(?:({ANY_CLAIM}))(?!\w)")
 Finding = dict[str, Any]
 
 
@@ -89,9 +88,9 @@ class Page(NamedTuple):
 
     def sentence(self, at: int) -> tuple[int, int]:
         """Return where the sentence around an offset begins and ends."""
-        breaks = [match.end() for match in BREAK.finditer(self.text, max(0, at - 400), at + 1)]
+        start = max(0, at - 400)
+        low = max((m.end() for m in BREAK.finditer(self.text, start, at + 1) if m.end() <= at), default=start)
         after = BREAK.search(self.text, at, at + 400)
-        low = max((end for end in breaks if end <= at), default=max(0, at - 400))
         return low, after.start() + 1 if after else min(len(self.text), at + 400)
 
 
@@ -144,8 +143,8 @@ def anchors_of(page: Page) -> set[str]:
     """Return the fragments that a link within the document can point to, as GitHub makes them."""
     anchors, seen = {"", "top"}, Counter[str]()
     for match in HEADING.finditer(page.text):
-        title = (match[1] or match[2]).strip().rstrip("#").strip().lower()
-        slug = re.sub(r"[^\w\- ]", "", title).replace(" ", "-")
+        title = (match[1] or match[2]).strip(" #\t").lower().replace(" ", "-")
+        slug = re.sub(r"[^\w-]", "", title)
         anchors.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
         seen[slug] += 1
     return anchors | {match[1].lower() for match in NAMED.finditer(page.text)}
@@ -195,9 +194,8 @@ def counts(page: Page) -> Iterator[Finding]:
     for thing, values in seen.items():
         if len(values) > 1 and sum(sorted(strength for strength, _ in values.values())[-2:]) > 2:
             told = " but ".join(f"{match[1]} (line {page.line(match.start())})" for _, match in values.values())
-            yield page.finding(
-                "count", *list(values.values())[-1][1].span(), f"{thing}: {told}; are they the same {thing}?"
-            )
+            last = [match for _, match in values.values()][-1]
+            yield page.finding("count", *last.span(), f"{thing}: {told}; are they the same {thing}?")
 
 
 def measures(page: Page) -> Iterator[Finding]:
@@ -254,7 +252,7 @@ def claims(page: Page) -> Iterator[Finding]:
         near = page.sentence(max(0, low - 2))[0], page.sentence(min(done + 1, len(page.text)))[1]
         if not in_table and not SOURCED.search(page.text, *near):
             kind = list(CLAIMS)[(match.lastindex or 1) - 1]
-            yield page.finding(kind, low, done, f"“{match[0]}” has no source nearby")
+            yield page.finding(kind, low, done, f"“{' '.join(match[0].split())}” has no source nearby")
 
 
 CHECKS = {"check_links": (links,), "check_numbers": (counts, measures, sums), "check_claims": (claims,)}
@@ -269,7 +267,7 @@ def report(page: Page, found: dict[str, list[Finding]]) -> str:
     """Sum up for a reader: what was looked at, how many findings of which kind, and the worst of each check."""
     targets, numbers = [url for *_, url in links_of(page)], len(re.findall(r"\d[\d.,]*", page.text))
     files = sum(1 for url in targets if not re.match(r"#|\w+:|$", url))
-    size = f"{len(targets):,} links ({files:,} to files I cannot see), {numbers:,} numbers, {len(page.starts):,} lines"
+    size = f"{len(targets):,} links ({files:,} to files I cannot see), {numbers:,} numbers"
     lines = [f"**{page.name}**: {size}; {sum(map(len, found.values())):,} findings\n"]
     for check, findings in found.items():
         kinds = Counter(finding["kind"] for finding in findings).most_common()

@@ -16,12 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from orchestrator_free.server import EmbeddedServer, ServerSettings, running_server
 from orchestrator_free.session import Broker, connect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+#: the machine may be busy: slowness is no failure
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
+settings.load_profile("tests")
 
 #: Linux kills the program with us, even when we are killed; a stage of its own, since preexec_fn breaks threads
 STAGE = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
@@ -278,6 +279,33 @@ async def test_runs_that_began_together_keep_their_order(ann: Broker, rich: Desk
     assert [agent["agent"] for agent in view["agents"]][:3] == ["outliner", "critic", "painter"]
     firsts = [run["first"] for agent in view["agents"] for run in agent["runs"] if run["input"] == "ann/i1"]
     assert firsts == sorted(set(firsts))
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_a_session_of_any_shape_comes_back(ann: Broker, desk: Desk, fresh: Fresh, seed: int) -> None:
+    """Runs of several agents that begin, go on, are lost and end in any order, compacted or not."""
+    chance = random.Random(seed)
+    await desk.session.create(agents=["a", "b", "c", "d"])
+    pens: list[Pen] = []
+    for turn in range(60):
+        match chance.choice(["input", "text", "text", "lost", "finish"]):
+            case "input":
+                await desk.session.send("go", to="all", id=f"i{turn}")
+                pens += [await desk.begin(agent, f"i{turn}") for agent in chance.sample("abcd", chance.randint(1, 4))]
+            case "text" if pens:
+                await chance.choice(pens).text(f"{turn} ")
+            case "lost" if pens:
+                old = pens.pop(chance.randrange(len(pens)))
+                pens.append(await desk.begin(old.agent, old.fold.input.removeprefix("ann/"), old.fold))
+            case "finish" if pens:
+                await pens.pop(chance.randrange(len(pens))).finish(compact=chance.random() < 0.8)
+    lines = await archive_of(desk.session)
+    once = await import_session(ann, lines, fresh("once"))
+    twice = await import_session(ann, await archive_of(ann.session(once.session)), fresh("twice"))
+
+    original = without_open_times(await desk.session.view())
+    for copy in (once, twice):
+        assert without_open_times(await ann.session(copy.session).view()) == original
 
 
 async def test_an_archive_of_an_import_is_the_same_archive(ann: Broker, rich: Desk, fresh: Fresh) -> None:

@@ -52,6 +52,27 @@ def url_for(server: EmbeddedServer, user: str) -> str:
     return server.url.replace("nats://", f"nats://{user}:pw@")
 
 
+@contextlib.asynccontextmanager
+async def paused(server: EmbeddedServer, eventually: Eventually) -> AsyncIterator[Callable[[], None]]:
+    """Stop every thread of the broker; yield what lets it go on."""
+    tasks = Path(f"/proc/{server.pid}/task")
+
+    def go_on() -> None:
+        if server.pid is not None:
+            os.kill(server.pid, signal.SIGCONT)
+
+    def stands_still() -> bool:
+        return all(path.read_text().rpartition(")")[2].split()[0] == "T" for path in tasks.glob("*/stat"))
+
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        await eventually(stands_still)
+        yield go_on
+    finally:
+        go_on()
+
+
 async def test_every_message_is_stored_once_in_order_and_its_sequence_is_known(ann: Broker, fresh: Fresh) -> None:
     """The sequences are those of the log, message for message."""
     session = fresh("s")
@@ -88,25 +109,20 @@ async def test_the_producer_waits_while_the_window_is_full(
     ann: Broker, broker: EmbeddedServer, fresh: Fresh, eventually: Eventually
 ) -> None:
     """A broker that does not answer gets the window and nothing more; when it answers, all goes on."""
-    session, pid = fresh("s"), broker.pid
-    assert pid is not None
+    session = fresh("s")
 
     async def produce(bulk: BulkPublisher) -> None:
         for number in range(500):
             await bulk.publish(f"session.0.{session}.ann.run.r", text(number))
 
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        async with BulkPublisher(ann.log.wire, window=100) as bulk:
-            producer = asyncio.create_task(produce(bulk))
-            await eventually(lambda: len(bulk.sequences) == 100)
-            done, _ = await asyncio.wait([producer], timeout=0.2)
-            assert not done
-            assert len(bulk.sequences) == 100
-            os.kill(pid, signal.SIGCONT)
-            await producer
-    finally:
-        os.kill(pid, signal.SIGCONT)
+    async with paused(broker, eventually) as go_on, BulkPublisher(ann.log.wire, window=100) as bulk:
+        producer = asyncio.create_task(produce(bulk))
+        await eventually(lambda: len(bulk.sequences) == 100)
+        done, _ = await asyncio.wait([producer], timeout=0.2)
+        assert not done
+        assert len(bulk.sequences) == 100
+        go_on()
+        await producer
 
     assert [payload for _, payload in await stored(ann, session)] == [text(number) for number in range(500)]
 
@@ -115,23 +131,18 @@ async def test_large_messages_fill_the_window_by_their_bytes(
     ann: Broker, broker: EmbeddedServer, fresh: Fresh, eventually: Eventually
 ) -> None:
     """Long before there are a thousand of them."""
-    session, pid = fresh("s"), broker.pid
-    assert pid is not None
+    session = fresh("s")
 
     async def produce(bulk: BulkPublisher) -> None:
         for _ in range(40):
             await bulk.publish(f"session.0.{session}.ann.run.r", bytes(500_000))
 
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        async with BulkPublisher(ann.log.wire) as bulk:
-            producer = asyncio.create_task(produce(bulk))
-            await eventually(lambda: len(bulk.sequences) > 10)
-            assert 10 < len(bulk.sequences) < 25
-            os.kill(pid, signal.SIGCONT)
-            await producer
-    finally:
-        os.kill(pid, signal.SIGCONT)
+    async with paused(broker, eventually) as go_on, BulkPublisher(ann.log.wire) as bulk:
+        producer = asyncio.create_task(produce(bulk))
+        await eventually(lambda: len(bulk.sequences) > 10)
+        assert 10 < len(bulk.sequences) < 25
+        go_on()
+        await producer
 
     assert len(await stored(ann, session)) == 40
 
@@ -186,13 +197,13 @@ async def test_what_is_in_flight_is_stored_even_when_the_producer_is_idle(
     ann: Broker, broker: EmbeddedServer, fresh: Fresh, eventually: Eventually
 ) -> None:
     """The broker dies behind the last message; nobody has to call anything for the retry."""
-    session, pid = fresh("s"), broker.pid
-    assert pid is not None
+    session = fresh("s")
     async with BulkPublisher(ann.log.wire) as bulk:
-        os.kill(pid, signal.SIGSTOP)
-        for number in range(50):
-            await bulk.publish(f"session.0.{session}.ann.run.r", text(number))
-        await broker.restart(kill=True)
+        async with paused(broker, eventually):
+            for number in range(50):
+                await bulk.publish(f"session.0.{session}.ann.run.r", text(number))
+            assert not any(bulk.sequences)
+            await broker.restart(kill=True)
 
         await eventually(lambda: all(bulk.sequences))
 
@@ -277,6 +288,22 @@ async def test_after_a_failure_every_call_says_why(own: EmbeddedServer) -> None:
                     await bulk.publish("session.0.s.ann.run.r", text(1))
 
         assert await stored(root, "s") == []
+
+
+async def test_a_publisher_left_by_an_exception_waits_for_what_is_in_flight(
+    ann: Broker, broker: EmbeddedServer, fresh: Fresh, eventually: Eventually
+) -> None:
+    """So that nothing is stored behind the back of whoever cleans up."""
+    session, bulk = fresh("s"), BulkPublisher(ann.log.wire)
+    async with paused(broker, eventually) as go_on:
+        with pytest.raises(KeyError):
+            async with bulk:
+                for number in range(50):
+                    await bulk.publish(f"session.0.{session}.ann.run.r", text(number))
+                asyncio.get_running_loop().call_later(0.2, go_on)
+                raise KeyError
+
+    assert await stored(ann, session) == [(sequence, text(number)) for number, sequence in enumerate(bulk.sequences)]
 
 
 async def test_a_closed_connection_is_reported_at_the_deadline(own: EmbeddedServer) -> None:

@@ -168,6 +168,15 @@ def test_what_the_vocabulary_takes_the_fold_understands(kind: str, body: dict[st
         assert RunFold("a", "r").apply(candidate, 1, "2025-01-01T00:00:00Z")
 
 
+@pytest.mark.parametrize("count", [float("nan"), float("inf"), -float("inf"), "5", True, None])
+def test_a_count_that_is_no_number_is_refused(count: Any) -> None:
+    """JSON has no word for it, and a sum would carry it on."""
+
+    for body in ({"type": "usage"}, {"type": "run.finished", "status": "done"}):
+        with pytest.raises(InvalidEvent, match="tokens"):
+            validate("run", body | {"usage": {"tokens": count}})
+
+
 def test_types_the_vocabulary_does_not_know_pass() -> None:
     """Newer writers and vendors are not refused, on any kind."""
 

@@ -1,4 +1,4 @@
-"""The roles of broker/permissions.conf, against a broker that enforces them: what each needs works, what it may not is refused."""
+"""The roles of broker/permissions.conf at a broker that enforces them: what each needs works, the rest is refused."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ async def test_a_service_follows_all_sessions_with_its_own_consumer(place: Place
 
 
 async def test_what_permissions_do_not_stop_readers_do(place: Place, eventually: Callable[..., Any]) -> None:
-    """The broker can be made to store its answers under another's subject; readers skip those, agents do not act on them."""
+    """The broker can be made to store its answers under another member's subject; readers skip those."""
     async with place.connect("gateway") as gateway:
         await Broker(gateway.log, "ann").session("s1").create(title="Review")
         connection = await place.plain("outliner")

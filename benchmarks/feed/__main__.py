@@ -66,7 +66,12 @@ def _measure(options: argparse.Namespace, console: Console) -> Iterator[list[Rec
             for record in SCENARIOS[name](plan):
                 found.append(record)
                 console.print(_progress(record), highlight=False, markup=False, soft_wrap=True)
-        yield found
+        there = {record.target for record in found}
+        yield found + [
+            Record(name, "preparation", target, 0, errors=["did not start"])
+            for target in options.targets
+            if target not in there
+        ]
 
 
 def _progress(record: Record) -> str:

@@ -125,6 +125,7 @@ def test_sources_are_the_addresses_the_document_cites(checker):
         "Our system has 3 agents.\n\nAll four agents answer.",
         "The 3 busy agents wait. These four busy agents do not.",
         "It runs three agents. The 4 agents share a log.",
+        "It runs three busy\nagents. The\n4 busy agents share a log.",
     ],
 )
 def test_a_whole_that_is_counted_twice_must_agree(find, text):
@@ -208,6 +209,7 @@ def test_a_column_of_mixed_units_or_negative_numbers_is_understood(find):
         ("Studies show that users love it.", "unnamed authority"),
         ("It is well known that logs win.", "unnamed authority"),
         ("It is the fastest gateway.", "superlative"),
+        ("Wrapped as it is, it is the\nfastest gateway.", "superlative"),
         ("This is a state-of-the-art design.", "superlative"),
         ("It is the most reliable way.", "superlative"),
         ("Delivery is guaranteed.", "certainty"),
@@ -226,6 +228,7 @@ def test_a_claim_needs_a_source(find, text, kind):
         "Studies show it (see [the survey](https://a.org)).",
         "About 40 % of the users leave (Smith 2020).",
         "About 40 % of the users leave [12].",
+        "About 40 % of the users leave, according\nto a survey of ours.",
         "About 40 % of the users leave, as REPORT.md says.",
         "Measured on two machines: 40 % less.",
         "It is the fastest gateway. The benchmark is in docs/numbers.md.",
@@ -261,7 +264,7 @@ def test_the_report_says_what_was_looked_at_and_the_worst_first(checker):
     report = checker.report(page, {check: checker.findings_of(page, check) for check in checker.CHECKS})
 
     assert report == (
-        "**a.md**: 4 links (1 to files I cannot see), 0 numbers, 4 lines; 2 findings\n\n"
+        "**a.md**: 4 links (1 to files I cannot see), 0 numbers; 2 findings\n\n"
         "- Links: 1 broken anchor, 1 duplicate link\n"
         "  - line 3: no heading here is called #none\n"
         "  - line 1: linked 2 times (line 1)\n"
