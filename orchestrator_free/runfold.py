@@ -84,7 +84,7 @@ class RunFold:
             "agent": self.agent,
             "input": self.input,
             "parent": self.parent,
-            "status": "lost" if self.lost and self.open else self.status,
+            "status": "lost" if self.lost else self.status,
             "attempt": self.attempt,
             "attempts": list(self.attempts),
             "started": self.started,
