@@ -228,11 +228,9 @@ def _consumer(name: str) -> tuple[str, ...]:
     )
 
 
-_WRITE_OBJECTS: Final = (
-    f"$O.{OBJECT_BUCKET}.C.*",
-    f"$O.{OBJECT_BUCKET}.M.*",
-    f"$JS.API.STREAM.PURGE.{_OBJECT_STREAM}",
-)
+_WRITE_OBJECTS: Final = (f"$O.{OBJECT_BUCKET}.C.*", f"$O.{OBJECT_BUCKET}.M.*")
+#: what a member may say that does work; not `meta` (which renames and deletes sessions), not `presence`
+_WORKING_KINDS: Final = ("run.*", "in.*.*", "ctl.*.*", "outcome.*", "state.*", "lease.*", "floor")
 
 ROLES: Final[dict[str, Role]] = {
     "core": Role(
@@ -242,6 +240,7 @@ ROLES: Final[dict[str, Role]] = {
             f"$KV.{PRESENCE_BUCKET}.>",
             *_READ,
             *_WRITE_OBJECTS,
+            f"$JS.API.STREAM.PURGE.{_OBJECT_STREAM}",
             f"$JS.API.STREAM.CREATE.{_PRESENCE_STREAM}",
             f"$JS.API.STREAM.CREATE.{_OBJECT_STREAM}",
             "$JS.API.STREAM.CREATE.{stream}",
@@ -259,7 +258,7 @@ ROLES: Final[dict[str, Role]] = {
     "agent": Role(
         about="An agent with all its replicas: publishes under its own name, takes its own inputs, reads all sessions.",
         publish=(
-            f"{ROOT}.*.*.{{member}}.>",
+            *(f"{ROOT}.*.*.{{member}}.{kind}" for kind in _WORKING_KINDS),
             f"$KV.{PRESENCE_BUCKET}.agent.{{member}}.*",
             *_READ,
             *_consumer(agent_consumer_name("{member}")),

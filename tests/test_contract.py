@@ -333,7 +333,10 @@ def test_only_core_publishes_under_every_name(role: str) -> None:
     allowed = contract.permissions(role, "bob", shards=2)["publish"]["allow"]
     events = [subject for subject in allowed if subject.startswith("session.")]
 
-    wanted = {"core": ["session.>"], "agent": ["session.*.*.bob.>"], "service": [], "observer": []}
+    own = [
+        f"session.*.*.bob.{kind}" for kind in ("run.*", "in.*.*", "ctl.*.*", "outcome.*", "state.*", "lease.*", "floor")
+    ]
+    wanted = {"core": ["session.>"], "agent": own, "service": [], "observer": []}
     assert events == wanted[role]
     assert not any("{" in subject for subject in allowed)
 

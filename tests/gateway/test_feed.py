@@ -125,7 +125,7 @@ async def test_a_plain_publisher_cannot_break_the_framing(gateway: Any, pen: Any
 @pytest.mark.parametrize(
     "body", [b"", b"null", b"[]", b"5", b"{}", b'{"type":null}', b'{"type":5}', b"not json", b'{"type":"x"', b"\xff\xfe",
              b'\xef\xbb\xbf{"type":"x"}', b'{"type":"x","t":"\n"}', b'{"type":"io.nats.jetstream.api.v1.x"}',
-             b"[" * 100_000]
+             b"[" * 100_000, b'{"type":"state.set","value":' + b"[" * 500 + b"]" * 500 + b"}"]
 )  # fmt: skip
 async def test_what_is_no_event_is_passed_over(gateway: Any, pen: Any, eventually: Any, body: bytes) -> None:
     """Live and from the log; a client that resumes at its place loses nothing."""
