@@ -16,12 +16,13 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
 import structlog
 
-from orchestrator_free import contract
+from orchestrator_free import contract, loop
 from orchestrator_free.errors import BrokerError, BrokerUnreachable, Conflict, InvalidEvent, RunFenced
 from orchestrator_free.events import Body, Event, decode, validate
 from orchestrator_free.fold import RunFold
@@ -82,13 +83,17 @@ class Agent:
         await _Worker(self, self._handler, broker).serve(ready)
 
     def main(self) -> None:
-        """Run as a program: connect to ORCHESTRATOR_FREE_URL and work until SIGTERM or SIGINT."""
+        """Run as a program: connect to ORCHESTRATOR_FREE_URL and work until SIGTERM or SIGINT.
+
+        ORCHESTRATOR_FREE_CREDENTIALS and ORCHESTRATOR_FREE_NKEY name files, ORCHESTRATOR_FREE_TOKEN is a token,
+        ORCHESTRATOR_FREE_CA a PEM file to verify the broker against.
+        """
         from orchestrator_free.logs import configure
 
         configure()
         url = os.environ.get("ORCHESTRATOR_FREE_URL", DEFAULT_URL)
         try:
-            asyncio.run(self._main(url))
+            loop.run(self._main(url))
         except BrokerUnreachable as error:
             _log.error("agent cannot start", agent=self.name, error=str(error))
             raise SystemExit(69) from error  # EX_UNAVAILABLE
@@ -96,14 +101,22 @@ class Agent:
     async def _main(self, url: str) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - inside asyncio.run
-        loop = asyncio.get_running_loop()
         for sign in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(sign, task.cancel)
-        credentials = os.environ.get("ORCHESTRATOR_FREE_CREDENTIALS")
+            asyncio.get_running_loop().add_signal_handler(sign, task.cancel)
         with contextlib.suppress(asyncio.CancelledError):
-            async with connect(url, member=self.name, credentials=credentials) as broker:  # type: ignore[arg-type]
+            async with connect(url, member=self.name, **_credentials()) as broker:
                 _log.info("agent ready", agent=self.name, url=url, pid=os.getpid())
                 await self.serve(broker)
+
+
+def _credentials() -> dict[str, Any]:
+    """Return how to authenticate, as the environment says."""
+    files = {"credentials": "CREDENTIALS", "nkey_seed": "NKEY", "ca": "CA"}
+    found: dict[str, Any] = {
+        name: Path(value) for name, key in files.items() if (value := os.environ.get(f"ORCHESTRATOR_FREE_{key}"))
+    }
+    token = os.environ.get("ORCHESTRATOR_FREE_TOKEN")
+    return found | ({"token": token} if token else {})
 
 
 @dataclass(slots=True)
@@ -394,6 +407,8 @@ def _read_input(payload: bytes) -> tuple[Body, str]:
     """Return the input's payload and what is wrong with it, if anything."""
     try:
         body = decode(payload)
+        if body.get("replayed"):
+            return body, ""
         validate("in", body)
     except InvalidEvent as error:
         return {}, str(error)

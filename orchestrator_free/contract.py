@@ -97,10 +97,15 @@ def agent_consumer(shard: int, agent: str, *, ack_wait_seconds: float = ACK_WAIT
     }
 
 
+def control_consumer_name(agent: str) -> str:
+    """Return the name of the durable consumer of an agent's controls, in each shard."""
+    return f"control-{agent}"
+
+
 def control_consumer(shard: int, agent: str) -> dict[str, Any]:
     """Return the consumer that brings controls to the replicas of an agent until they have an outcome."""
     return {
-        "durable_name": f"control-{agent}",
+        "durable_name": control_consumer_name(agent),
         "description": f"controls for agent {agent}",
         "filter_subjects": [f"{ROOT}.{shard}.*.*.ctl.{target}.*" for target in (check_name("agent", agent), ALL)],
         "ack_policy": "explicit",
@@ -244,11 +249,9 @@ def _consumer(name: str) -> tuple[str, ...]:
     )
 
 
-_WRITE_OBJECTS: Final = (
-    f"$O.{OBJECT_BUCKET}.C.*",
-    f"$O.{OBJECT_BUCKET}.M.*",
-    f"$JS.API.STREAM.PURGE.{_OBJECT_STREAM}",
-)
+_WRITE_OBJECTS: Final = (f"$O.{OBJECT_BUCKET}.C.*", f"$O.{OBJECT_BUCKET}.M.*")
+#: what a member may say that does work; not `meta` (which renames and deletes sessions), not `presence`
+_WORKING_KINDS: Final = ("run.*", "in.*.*", "ctl.*.*", "outcome.*", "state.*", "lease.*", "floor")
 
 ROLES: Final[dict[str, Role]] = {
     "core": Role(
@@ -258,6 +261,7 @@ ROLES: Final[dict[str, Role]] = {
             f"$KV.{PRESENCE_BUCKET}.>",
             *_READ,
             *_WRITE_OBJECTS,
+            f"$JS.API.STREAM.PURGE.{_OBJECT_STREAM}",
             f"$JS.API.STREAM.CREATE.{_PRESENCE_STREAM}",
             f"$JS.API.STREAM.CREATE.{_OBJECT_STREAM}",
             "$JS.API.STREAM.CREATE.{stream}",
@@ -275,10 +279,12 @@ ROLES: Final[dict[str, Role]] = {
     "agent": Role(
         about="An agent with all its replicas: publishes under its own name, takes its own inputs, reads all sessions.",
         publish=(
-            f"{ROOT}.*.*.{{member}}.>",
+            *(f"{ROOT}.*.*.{{member}}.{kind}" for kind in _WORKING_KINDS),
             f"$KV.{PRESENCE_BUCKET}.agent.{{member}}.*",
             *_READ,
             *_consumer(agent_consumer_name("{member}")),
+            *_consumer(control_consumer_name("{member}")),
+            *_consumer(control_consumer_name("{member}")),
             *_WRITE_OBJECTS,
         ),
         subscribe=("_INBOX.{member}.>", f"{LIVE}{ROOT}.>"),

@@ -36,6 +36,8 @@ _ABOUT_KIND: Final = {
     "run": "Everything one agent does on one input.",
     "meta": "The session itself.",
     "presence": "What is known of an agent's absence.",
+    "ctl": "A control: what somebody tells an agent, or all, to do with their runs.",
+    "outcome": "What became of a control at one agent.",
     "state": "The value of a shared key; the last message of the key, over all members, is its value.",
 }
 
@@ -306,7 +308,8 @@ _ABOUT_PERMISSIONS: Final = f"""\
 # Include it at the top level of nats-server.conf. Each user is an nkey: make one with `nk -gen user -pubout`, give the
 # seed to the process and the public key, which is no secret, to the server as the environment variable named below.
 # For more agents copy the block and replace the name; the name stands in the subjects, so the broker checks the sender.
-# Passwords work too: `user: outliner, password: $OUTLINER_PASSWORD` in the place of `nkey`.
+# Passwords work too: `user: outliner, password: $OUTLINER_PASSWORD` in the place of `nkey`, and in the process's URL
+# `nats://outliner:the-password@host:4222`.
 #
 # What these permissions stop (each tried in tests/test_permissions.py): publishing as another member, taking another
 # agent's inputs, changing another's consumer, reading another's replies, creating, changing or deleting streams.
@@ -314,7 +317,8 @@ _ABOUT_PERMISSIONS: Final = f"""\
 # What subject permissions in one account do NOT stop, because the broker itself sends the answer to any reply subject
 # a client names, and because the filter of some requests stands in their body:
 # - forging by reply: an own event, a Direct Get or a pull with the reply subject `session.0.S.other.run.R` makes the
-#   broker put its answer there: an acknowledgement (no event: readers skip and count it) or a copy of a stored message;
+#   broker put its answer there: an acknowledgement (no event) or a copy of a stored message, which has headers that no
+#   honest publisher sends. Readers skip and count both (PROTOCOL.md, section 3);
 # - a consumer of its own name with any filter, also as a push consumer to any subject that no stream holds, `live.`
 #   included; readers check a live message against `Nats-Subject`, and the log is the truth;
 # - reading: whoever may read one session here may read all, and list them with STREAM.INFO;

@@ -97,6 +97,7 @@ class RunView(_Document):
     input: str = Field(description="`<sender>/<input id>`")
     parent: RunRef | None
     status: Literal["running", "lost", "done", "error", "cancelled", "failed"]
+    cancelled: int | None = Field(description="sequence of the control that ended it; nothing after it is shown")
     attempt: int
     attempts: list[Attempt]
     started: str | None
@@ -152,6 +153,30 @@ class StateView(_Document):
     revision: int = Field(description="sequence of the event that set it; expect it to change the value")
 
 
+class OutcomeView(_Document):
+    """What became of a control at one agent."""
+
+    state: Literal["accepted", "applied", "rejected", "too_late", "expired"]
+    reason: str
+    runs: list[str] = Field(description="the runs it reached")
+    time: str
+
+
+class ControlView(_Document):
+    """What somebody told agents to do."""
+
+    control: str
+    type: Literal["cancel", "steer", "redirect", "pause", "resume"]
+    sender: str = Field(alias="from")
+    to: str = Field(description="an agent or `all`")
+    run: str | None = Field(description="which run; null: all that were open or waiting")
+    text: str
+    reason: str
+    time: str
+    sequence: int
+    outcomes: dict[str, OutcomeView] = Field(description="by agent")
+
+
 class View(_Document):
     """A session folded: what a person reads, grouped by agent and run, as of a position."""
 
@@ -161,6 +186,7 @@ class View(_Document):
     inputs: list[InputView]
     agents: list[AgentView]
     state: dict[str, StateView]
+    controls: list[ControlView]
 
 
 #: the parts of a run whose fields are known

@@ -34,8 +34,8 @@ class RunFold:
     """One run: its present attempt's parts, and what earlier attempts left."""
 
     __slots__ = (
-        "agent", "attempt", "attempts", "cancelled", "error", "finished", "first", "input", "last", "lost", "object", "parent",
-        "parts", "run", "started", "status", "usage",
+        "agent", "attempt", "attempts", "cancelled", "error", "finished", "first", "input", "last",
+        "lost", "object", "parent", "parts", "run", "started", "status", "usage",
     )  # fmt: skip
 
     def __init__(self, agent: str, run: str) -> None:

@@ -34,7 +34,10 @@ class Delivery:
         self.pending = raw.pending
 
     async def ack(self) -> None:
-        """Done: the subscription's position moves on."""
+        """Done: the subscription's position moves on.
+
+        After a broker that was killed it may come once more all the same: handle events by their sequence.
+        """
         await self._raw.ack()
 
     def again(self, *, delay_seconds: float = 0.0) -> None:

@@ -383,6 +383,33 @@ async def test_a_session_moves_to_a_broker_with_other_shards(ann: Broker, rich: 
         assert without_open_times(view) == without_open_times(await rich.session.view())
 
 
+async def test_a_session_that_goes_on_meanwhile_is_exported_as_it_was_at_one_moment(
+    ann: Broker, desk: Desk, fresh: Fresh
+) -> None:
+    """Runs end while they are read: none is in the archive both as deltas and as what replaced them."""
+    await desk.session.create(agents=["a"])
+    stop = asyncio.Event()
+
+    async def go_on() -> None:
+        while not stop.is_set():
+            pen = await desk.begin("a", fresh("i"))
+            for number in range(20):
+                await pen.text(f"{number} ")
+            await pen.finish()
+
+    writer = asyncio.create_task(go_on())
+    archives = [await archive_of(desk.session) for _ in range(30)]
+    stop.set()
+    await writer
+
+    for lines in archives:
+        events = [orjson.loads(line) for line in lines[1:-1]]
+        ended = {event["id"]: event["sequence"] for event in events if event["rollup"]}
+        assert all(event["sequence"] >= ended.get(event["id"], 0) for event in events)
+    result = await import_session(ann, archives[-1], fresh("copy"))
+    assert result.events == len(archives[-1]) - 2
+
+
 async def test_a_file_that_is_gone_is_named_in_the_archive(ann: Broker, rich: Desk, fresh: Fresh) -> None:
     """The rest of the session is exported all the same."""
     stored = next(line for line in await archive_of(rich.session) if line.startswith(b'{"object":"file-'))

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Any
 
 import nkeys
 import pytest
@@ -220,12 +220,27 @@ async def drive(session: Session, url: str, eventually: Callable[..., Any]) -> N
             sent.append(await session.send("large", to="outliner", parent={"agent": "critic", "run": dead.run}))
             for one in sent:
                 await session.result("outliner", one.run, timeout=30)
+            await control(session)
     await session.send("anybody?", to="nobody")
     log = session._broker.log
     key = f"session.{session.shard}.{session.id}.ann.state.plan"
     await log.wire.publish(key, encode({"type": "state.set", "value": {"step": 1}}), expect=0)
     async with Monitor(Broker(log, "gateway"), settings=MonitorSettings(tick_seconds=0.1, offline_after_seconds=0.2)):
         await eventually(lambda: log.last(session.shard, f"session.{session.shard}.{session.id}.nobody.presence"), 20)
+
+
+async def control(session: Session) -> None:
+    """Say everything that can be said to an agent, about a run that is over."""
+    about: dict[str, Any] = {"to": "outliner", "run": "over"}
+    said = [
+        await session.control.cancel("over", to="outliner"),
+        await session.control.steer("shorter", data={"lines": 3}, **about),
+        await session.control.redirect("in French", **about),
+        await session.control.pause(**about),
+        await session.control.resume(**about),
+    ]
+    for one in said:
+        await one.outcome(timeout=20)
 
 
 async def has_text(session: Session, run: str) -> bool:
@@ -296,7 +311,7 @@ def test_schemas_let_unknown_types_and_fields_pass(kind: str) -> None:
     """Old readers survive new writers."""
     assert VALIDATORS[kind].is_valid({"type": "of.tomorrow", "anything": [1]})
     assert VALIDATORS[kind].is_valid(
-        {"type": contract_files.type_of(VOCABULARY[kind][-1]), "usage": {}, "data": None, "more": 1}
+        {"type": contract_files.type_of(VOCABULARY[kind][-1]), "usage": {}, "data": None, "state": "applied", "more": 1}
     )
 
 
@@ -333,7 +348,10 @@ def test_only_core_publishes_under_every_name(role: str) -> None:
     allowed = contract.permissions(role, "bob", shards=2)["publish"]["allow"]
     events = [subject for subject in allowed if subject.startswith("session.")]
 
-    wanted = {"core": ["session.>"], "agent": ["session.*.*.bob.>"], "service": [], "observer": []}
+    own = [
+        f"session.*.*.bob.{kind}" for kind in ("run.*", "in.*.*", "ctl.*.*", "outcome.*", "state.*", "lease.*", "floor")
+    ]
+    wanted = {"core": ["session.>"], "agent": own, "service": [], "observer": []}
     assert events == wanted[role]
     assert not any("{" in subject for subject in allowed)
 

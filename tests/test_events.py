@@ -47,6 +47,12 @@ EXAMPLES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("meta", {"type": "session.deleted"}, set()),
     ("presence", {"type": "agent.offline", "reason": "x"}, set()),
     ("state", {"type": "state.set", "value": {}}, set()),
+    ("ctl", {"type": "cancel", "run": "r", "children": True, "reason": "", "deadline": "2026-01-01T00:00:00Z"}, set()),
+    ("ctl", {"type": "steer", "text": "shorter", "data": {}}, {"text"}),
+    ("ctl", {"type": "redirect", "text": "in French", "data": {}}, {"text"}),
+    ("ctl", {"type": "pause", "run": "r"}, set()),
+    ("ctl", {"type": "resume", "run": "r"}, set()),
+    ("outcome", {"type": "outcome", "state": "applied", "reason": "", "runs": ["r"]}, {"state"}),
 ]  # fmt: skip
 #: fields that hold anything JSON
 ANYTHING = {"data", "output", "value"}

@@ -119,6 +119,39 @@ async def test_the_real_agent_works_end_to_end_under_its_role(place: Place) -> N
         assert key.startswith("agent.outliner.")
 
 
+AGENT = """
+from orchestrator_free import Agent, Run
+
+agent = Agent("outliner")
+
+@agent
+async def outline(run: Run) -> None:
+    await run.text(f"Hello, {run.input.text}")
+
+agent.main()
+"""
+
+
+async def test_an_agent_process_works_with_a_password_in_its_url(
+    place: Place, programs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other way to authenticate that permissions.conf names."""
+    monkeypatch.setenv("OUTLINER_PASSWORD", "correct-horse")
+    password = "user: outliner, password: $OUTLINER_PASSWORD"
+    extra = place.server.settings.extra.replace("nkey: $OUTLINER_NKEY", password)
+    async with EmbeddedServer(ServerSettings(data=tmp_path / "other", port=0, extra=extra)) as server:
+        (tmp_path / "agent.py").write_text(AGENT)
+        async with connect(server.url, member="gateway", nkey_seed=place.seeds["gateway"]) as gateway:
+            url = server.url.replace("nats://", "nats://outliner:correct-horse@")
+            program = programs.start(tmp_path / "agent.py", ORCHESTRATOR_FREE_URL=url)
+            session = Broker(gateway.log, "ann").session("s1")
+            sent = await session.send("ann", to="outliner")
+            run = await session.result("outliner", sent.run, timeout=20)
+
+    assert [part["text"] for part in run["parts"]] == ["Hello, ann"], program.output
+    assert "permissions violation" not in program.output
+
+
 async def test_the_gateway_role_creates_lists_follows_and_deletes(place: Place) -> None:
     """The gateway is first at an empty broker, and may do what the HTTP surface promises."""
     async with place.connect("gateway") as gateway:

@@ -425,7 +425,7 @@ async def test_the_reader_of_the_document_reads_an_open_run_and_a_finished_one(
 def test_the_vectors_of_the_document_are_right() -> None:
     """Shards, run ids and epochs, computed with the standard library alone."""
     rows = re.findall(r"^\| `(\S+)` \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", PROTOCOL, re.MULTILINE)
-    created = re.search(r"`SESSIONS_0` created\n`(\S+)` it is `(\w{8})`", PROTOCOL)
+    created = re.search(r"`SESSIONS_0`\s+created\s+`(\S+)`\s+it\s+is\s+`(\w{8})`", PROTOCOL)
 
     assert len(rows) == 3 and created
     for session, *numbers in rows:

@@ -14,6 +14,7 @@ import orjson
 import typer
 from rich.console import Console
 
+from orchestrator_free import loop
 from orchestrator_free.errors import (
     BrokerUnreachable,
     InvalidInput,
@@ -70,7 +71,7 @@ reach = Reach()
 def run(work: Coroutine[Any, Any, int | None]) -> None:
     """Run a command to its end and exit: errors become one line and an exit code that means something."""
     try:
-        code = asyncio.run(_until_signal(work))
+        code = loop.run(_until_signal(work))
     except KeyboardInterrupt:
         code = 130
     except OrchestratorFreeError as error:
@@ -90,7 +91,7 @@ def _code(error: OrchestratorFreeError) -> int:
 async def _until_signal(work: Coroutine[Any, Any, int | None]) -> int | None:
     """Let SIGTERM and SIGINT end the work by cancellation, so that everything it started is stopped."""
     task = asyncio.create_task(work)
-    loop = asyncio.get_running_loop()
+    running = asyncio.get_running_loop()
     stopped: list[int] = []
 
     def stop(number: int) -> None:
@@ -99,7 +100,7 @@ async def _until_signal(work: Coroutine[Any, Any, int | None]) -> int | None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         with suppress(NotImplementedError):
-            loop.add_signal_handler(number, stop, number)
+            running.add_signal_handler(number, stop, number)
     try:
         return await task
     except asyncio.CancelledError:

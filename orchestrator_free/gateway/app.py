@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import re
 import secrets
 from collections.abc import AsyncIterator
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import orjson
 from prometheus_client import CollectorRegistry
@@ -19,11 +20,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from orchestrator_free.errors import InvalidEvent, InvalidInput, OrchestratorFreeError, SessionNotFound, TooLarge
+from orchestrator_free.errors import InvalidEvent, InvalidInput, SessionNotFound, TooLarge
 from orchestrator_free.gateway.feed import open_feed
 from orchestrator_free.gateway.hub import Hub
 from orchestrator_free.gateway.openapi import DOCS_PAGE, openapi
-from orchestrator_free.gateway.problems import on_error, on_http_error
+from orchestrator_free.gateway.problems import HANDLERS
+from orchestrator_free.gateway.settings import GatewaySettings
 from orchestrator_free.metrics import GatewayMetrics
 from orchestrator_free.session import Broker, Session
 from orchestrator_free.subjects import TOKEN, check_name
@@ -50,7 +52,7 @@ class NewInput(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     text: str = ""
-    to: str | list[str] = Field(description="an agent, several, or `all`")
+    to: str | Annotated[list[str], Field(max_length=200)] = Field(description="an agent, several, or `all`")
     data: Any = None
     id: str | None = Field(None, description="the same id and content is sent once")
     sender: str = Field("user", alias="from", description="the member who says it")
@@ -68,15 +70,16 @@ class Gateway:
         registry: what `/metrics` shows.
     """
 
-    def __init__(self, broker: Broker, *, registry: CollectorRegistry | None = None) -> None:
+    def __init__(
+        self, broker: Broker, *, registry: CollectorRegistry | None = None, settings: GatewaySettings | None = None
+    ) -> None:
         self.broker = broker
         self.registry = registry or CollectorRegistry()
         self.metrics = GatewayMetrics(self.registry)
-        self.hub = Hub(broker, self.metrics)
+        self.hub = Hub(broker, self.metrics, settings or GatewaySettings())
         self.draining = False
         self.durability = "unknown"
-        handlers = {OrchestratorFreeError: on_error, HTTPException: on_http_error, Exception: on_error}
-        self.app = Starlette(routes=self._routes(), exception_handlers=handlers, lifespan=self._lifespan)
+        self.app = Starlette(routes=self._routes(), exception_handlers=HANDLERS, lifespan=self._lifespan)
 
     def _routes(self) -> list[Route]:
         return [
@@ -115,7 +118,7 @@ class Gateway:
     async def create_session(self, request: Request) -> Response:
         """Begin a session."""
         body = await _read(request, NewSession)
-        name = check_name("session", body.session or secrets.token_hex(12))
+        name = check_name("session", secrets.token_hex(12) if body.session is None else body.session)
         session = Broker(self.broker.log, "user").session(name)
         position = await session.create(title=body.title, agents=body.agents, compaction=body.compaction)
         return _json({"session": name, "position": str(position)}, 201, location=f"/sessions/{name}")
@@ -142,6 +145,8 @@ class Gateway:
         """Append an input."""
         body = await _read(request, NewInput)
         session = self._session(request, body.sender)
+        for target in [body.to] if isinstance(body.to, str) else body.to:
+            check_name("to", target)  # all of them before any is sent
         if self.hub.hot(session.id) is None and not await session.exists():
             raise SessionNotFound(session.id)
         key = _input_id(request.headers.get("idempotency-key"), body.id)
@@ -160,7 +165,7 @@ class Gateway:
         name = check_name("object", request.path_params["name"])
         data = await self._session(request).object(name)
         if data is None:
-            raise HTTPException(404, "no such object")
+            raise HTTPException(404, "this session has no object of that name")
         safe = {"content-disposition": "attachment", "x-content-type-options": "nosniff"}
         return Response(data, 200, safe, "application/octet-stream")
 
@@ -206,11 +211,11 @@ async def _read(request: Request, model: type[_Model]) -> _Model:
     try:
         return model.model_validate(orjson.loads(data))
     except orjson.JSONDecodeError as error:
-        raise InvalidEvent(f"the body is not JSON: {error}") from error
+        raise InvalidEvent(f"the body is not JSON ({error}); send an object as /docs shows it") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(place) for place in first["loc"]) or "body"
-        raise InvalidInput(f"{where}: {first['msg']}") from error
+        raise InvalidInput(f"{where}: {first['msg']}; /docs shows the fields") from error
 
 
 def _input_id(header: str | None, given: str | None) -> str | None:
@@ -222,6 +227,6 @@ def _input_id(header: str | None, given: str | None) -> str | None:
 
 def _number(request: Request, name: str, default: int, least: int, most: int) -> int:
     text = request.query_params.get(name, str(default))
-    if not text.isascii() or not text.isdecimal() or not least <= int(text) <= most:
+    if not re.fullmatch("[0-9]{1,9}", text) or not least <= int(text) <= most:
         raise InvalidInput(f"{name}={text[:40]!r}: expected a number from {least} to {most}")
     return int(text)

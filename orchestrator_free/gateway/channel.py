@@ -19,6 +19,7 @@ import structlog
 
 from orchestrator_free.errors import BrokerError, BrokerTimeout, PositionLost, SessionNotFound
 from orchestrator_free.fold import Fold
+from orchestrator_free.gateway.client import Client
 from orchestrator_free.gateway.frames import HEARTBEAT, Frame, Selection, control, snapshot_frame
 from orchestrator_free.gateway.history import History
 from orchestrator_free.gateway.settings import GatewaySettings
@@ -36,34 +37,6 @@ _log = structlog.get_logger("orchestrator_free.gateway")
 _PIECE: Final = 192 * 1024
 _REACH_SECONDS: Final = 10.0
 _AGAIN_SECONDS: Final = 0.5
-
-
-class Client:
-    """A feed of a session: where it stands and what it wants. Handles its connection's callbacks.
-
-    Attributes:
-        cursor: everything up to this sequence was written; -1 for a client of the crowd, which has everything.
-        reading: brings what is older than the memory, at most one at a time.
-    """
-
-    __slots__ = ("channel", "cursor", "feed", "reading", "selection", "until_idle")
-
-    def __init__(self, channel: Channel, selection: Selection, *, until_idle: bool) -> None:
-        self.channel = channel
-        self.selection = selection
-        self.until_idle = until_idle
-        self.cursor = -1
-        self.feed: Feed | None = None
-        self.reading: asyncio.Task[None] | None = None
-
-    def on_resume(self, conn: Feed) -> None:
-        """The buffer has drained: go on from the cursor."""
-        if self.cursor >= 0:
-            self.channel.pump(self)
-
-    def on_close(self, conn: Feed) -> None:
-        """The connection is over."""
-        self.channel.leave(self, conn)
 
 
 class Channel:
@@ -277,13 +250,19 @@ class Channel:
 
     async def restart(self, client: Client, lost: PositionLost) -> None:
         """Take a client that cannot go on from where it stood: say so, and give it a snapshot."""
-        position, view = await self.snapshot()
-        feed = client.feed
-        if feed is not None and not feed.closed:
-            form = client.selection.form
-            body = {"reason": lost.reason, "detail": str(lost)}
-            self.metrics.resumes.labels("reset").inc()
-            feed.send(control("reset", body, form=form) + snapshot_frame(position, view, form=form))
+        feed, form = client.feed, client.selection.form
+        if feed is None:
+            return
+        reset = control("reset", {"reason": lost.reason, "detail": str(lost)}, form=form)
+        self.metrics.resumes.labels("reset").inc()
+        try:
+            position, view = await self.snapshot()
+        except BrokerError:
+            feed.send(reset)
+            feed.cut()
+            return
+        if not feed.closed:
+            feed.send(reset + snapshot_frame(position, view, form=form))
             self.attach(client, feed, position.sequence)
 
     def pump(self, client: Client) -> None:
@@ -307,19 +286,9 @@ class Channel:
         """Write pages of the log until the memory can go on, or the client's buffer is full."""
         try:
             while feed.writable and not self.closed and not self.tail.holds(client.cursor):
-                try:
-                    frames, cursor = await self._history.page(client.cursor)
-                except BrokerError as error:
-                    _log.warning("cannot read the log, trying again", session=self.session, error=str(error))
-                    await asyncio.sleep(_AGAIN_SECONDS)
-                    continue
-                client.cursor = cursor
-                chosen = client.selection.choose(frames)
-                data = client.selection.encode(chosen)
-                self._count(data, len(chosen), 1)
-                feed.send(data)
+                await self._write_page(client, feed)
         except PositionLost as lost:
-            self._forget(client)
+            self.leave(client, feed)
             await self.restart(client, lost)
         except Exception:
             _log.exception("reading the log for a client failed", session=self.session)
@@ -327,7 +296,19 @@ class Channel:
         finally:
             client.reading = None
         if client.cursor >= 0:
-            self.pump(client)
+            client.channel.pump(client)
+
+    async def _write_page(self, client: Client, feed: Feed) -> None:
+        try:
+            frames, client.cursor = await self._history.page(client.cursor)
+        except BrokerError as error:
+            _log.warning("cannot read the log, trying again", session=self.session, error=str(error))
+            await asyncio.sleep(_AGAIN_SECONDS)
+            return
+        chosen = client.selection.choose(frames)
+        data = client.selection.encode(chosen)
+        self._count(data, len(chosen), 1)
+        feed.send(data)
 
     def _from(self, cursor: int, selection: Selection) -> tuple[bytes, int, int]:
         """Return the next piece after a cursor, where it ends, and how many events it has."""

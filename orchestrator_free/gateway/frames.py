@@ -10,10 +10,12 @@ import orjson
 
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.reader import Entry
-from orchestrator_free.subjects import KINDS, check_name, parse
+from orchestrator_free.subjects import KINDS, Position, check_name, parse
 
 Format = Literal["sse", "ndjson"]
 
+#: JSON holds line breaks only between its tokens, where a space says the same
+_ONE_LINE: Final = bytes.maketrans(b"\n\r", b"  ")
 HEARTBEAT: Final[dict[Format, bytes]] = {"sse": b": heartbeat\n\n", "ndjson": b"\n"}
 
 
@@ -41,7 +43,7 @@ class Frame:
         message = entry.message
         payload = message.payload
         if b"\n" in payload or b"\r" in payload:
-            payload = orjson.dumps(entry.event.body)  # the only case in which a payload is not passed on as it is
+            payload = payload.translate(_ONE_LINE)
         position = b"%b-%d" % (epoch.encode(), message.sequence)
         self.sequence = message.sequence
         self.subject = message.subject
@@ -63,6 +65,14 @@ def control(name: str, body: object, *, position: str = "", form: Format = "sse"
         return orjson.dumps({"control": name, "position": position or None, "data": body}) + b"\n"
     head = f"id: {position}\n" if position else ""
     return f"{head}event: {name}\ndata: ".encode() + orjson.dumps(body) + b"\n\n"
+
+
+def snapshot_frame(position: Position, view: bytes, *, form: Format) -> bytes:
+    """Return the control frame `snapshot` with a view that is JSON already."""
+    at = str(position).encode()
+    if form == "ndjson":
+        return b'{"control":"snapshot","position":"%b","data":%b}\n' % (at, view)
+    return b"id: %b\nevent: snapshot\ndata: %b\n\n" % (at, view)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +103,16 @@ class Selection:
             raise InvalidInput(f"kinds: {unknown[0][:40]!r} is no kind; there are {', '.join(KINDS)}")
         return cls(names or None, chosen or None, form)
 
-    def bytes_of(self, frames: list[Frame]) -> bytes:
-        """Return the bytes of those frames that are selected."""
+    def choose(self, frames: list[Frame]) -> list[Frame]:
+        """Return those frames that are selected."""
         if self.agents is not None:
             frames = [frame for frame in frames if frame.address.member in self.agents]
         if self.kinds is not None:
             frames = [frame for frame in frames if frame.address.kind in self.kinds]
+        return frames
+
+    def encode(self, frames: list[Frame]) -> bytes:
+        """Return frames as bytes in the selected form."""
         if self.form == "ndjson":
             return b"".join([frame.ndjson for frame in frames])
         return b"".join([frame.sse for frame in frames])

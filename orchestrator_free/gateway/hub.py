@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
 
 import structlog
 
+from orchestrator_free.errors import OrchestratorFreeError, PositionLost
 from orchestrator_free.gateway.channel import Channel
+from orchestrator_free.gateway.settings import GatewaySettings
 from orchestrator_free.metrics import GatewayMetrics
 from orchestrator_free.session import Broker
 
 _log = structlog.get_logger("orchestrator_free.gateway")
 
-#: a session without clients is kept warm for so long, for the tab that reloads
-KEEP_SECONDS: Final = 30.0
-#: bytes of frames of all sessions; beyond it those without clients go first
-MEMORY_BYTES: Final = 512 * 1024 * 1024
-HEARTBEAT_SECONDS: Final = 15.0
-_SWEEP_SECONDS: Final = 2.5
-
 
 class Hub:
     """The channels of a gateway."""
 
-    def __init__(self, broker: Broker, metrics: GatewayMetrics) -> None:
+    def __init__(self, broker: Broker, metrics: GatewayMetrics, settings: GatewaySettings) -> None:
         self.broker = broker
         self.metrics = metrics
+        self.settings = settings
         self._channels: dict[str, Channel] = {}
         self._opening: dict[str, asyncio.Task[Channel]] = {}
+        self._moves: set[asyncio.Task[None]] = set()
 
     async def channel(self, session: str) -> Channel:
         """Return the channel of a session, opened if it is not.
@@ -39,19 +35,44 @@ class Hub:
         """
         found = self._channels.get(session)
         if found is not None and not found.closed:
+            if found.idle_since is not None:
+                found.idle_since = asyncio.get_running_loop().time()
             return found
         task = self._opening.get(session)
         if task is None:
             task = self._opening[session] = asyncio.create_task(self._open(session), name=f"open {session}")
-            task.add_done_callback(lambda _: self._opening.pop(session, None))
+            task.add_done_callback(lambda done: self._opened(session, done))
         return await asyncio.shield(task)
 
     async def _open(self, session: str) -> Channel:
-        channel = Channel(self.broker.log, self.broker.objects, session, self.metrics)
+        broker = self.broker
+        channel = Channel(broker.log, broker.objects, session, self.metrics, self.settings, self._on_lost)
         await channel.open()
-        self.metrics.catch_up_events.observe(len(channel))
+        self.metrics.catch_up_events.observe(len(channel.tail))
         self._channels[session] = channel
         return channel
+
+    def _opened(self, session: str, done: asyncio.Task[Channel]) -> None:
+        self._opening.pop(session, None)
+        if not done.cancelled():
+            done.exception()  # those who asked have it; they may all have left
+
+    def _on_lost(self, channel: Channel, lost: PositionLost) -> None:
+        task = asyncio.create_task(self._move(channel, lost), name=f"reset {channel.session}")
+        self._moves.add(task)
+        task.add_done_callback(self._moves.discard)
+
+    async def _move(self, old: Channel, lost: PositionLost) -> None:
+        """Bring the clients of a channel that lost its place to a new one."""
+        try:
+            channel = await self.channel(old.session)
+        except OrchestratorFreeError as error:
+            _log.warning("no new beginning for a session", session=old.session, error=str(error))
+            old.say("reset", {"reason": lost.reason, "detail": str(lost)})
+            old.close()
+            return
+        for client in old.release():
+            await channel.restart(client, lost)
 
     def hot(self, session: str) -> Channel | None:
         """Return the channel of a session if it is being served."""
@@ -61,24 +82,24 @@ class Hub:
     async def run(self) -> None:
         """Keep house until cancelled: heartbeats, stuck clients, sessions nobody looks at."""
         loop = asyncio.get_running_loop()
-        next_beat = loop.time() + HEARTBEAT_SECONDS
+        beaten = loop.time()
         while True:
-            await asyncio.sleep(_SWEEP_SECONDS)
+            await asyncio.sleep(self.settings.sweep_seconds)
             try:
-                beat = loop.time() >= next_beat
-                if beat:
-                    next_beat = loop.time() + HEARTBEAT_SECONDS
+                beat = loop.time() >= beaten + self.settings.heartbeat_seconds
+                beaten = loop.time() if beat else beaten
                 self._sweep(beat=beat)
             except Exception:
                 _log.exception("sweep failed")
 
     def _sweep(self, *, beat: bool) -> None:
         now = asyncio.get_running_loop().time()
-        full = sum(channel.size for channel in self._channels.values()) > MEMORY_BYTES
+        full = sum(channel.tail.size for channel in self._channels.values()) > self.settings.memory_bytes
         for session, channel in list(self._channels.items()):
             idle = channel.idle_since
-            if channel.closed or (idle is not None and (full or now - idle > KEEP_SECONDS)):
-                channel.close()
+            if channel.closed or (idle is not None and (full or now - idle > self.settings.keep_seconds)):
+                if not channel.closed:
+                    channel.close()
                 del self._channels[session]
                 continue
             channel.cut_stuck()
@@ -87,6 +108,8 @@ class Hub:
 
     def close(self) -> None:
         """Cut every feed."""
+        for task in self._moves:
+            task.cancel()
         for channel in self._channels.values():
             channel.close()
         self._channels.clear()

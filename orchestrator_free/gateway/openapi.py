@@ -10,12 +10,18 @@ _SESSION: Final = {"name": "session", "in": "path", "required": True, "schema": 
 _PROBLEM: Final = {"description": "a problem document (RFC 9457)", "content": {"application/problem+json": {}}}
 
 
-def _query(name: str, description: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": False, "schema": {"type": "string"}, "description": description}
+def _query(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    """Describe a query parameter; a string unless the schema says otherwise."""
+    schema = {"type": "string"} | schema
+    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
 
 
-def _operation(summary: str, answers: dict[str, str], **more: Any) -> dict[str, Any]:
-    responses: dict[str, Any] = {code: {"description": text} for code, text in answers.items()}
+def _operation(summary: str, answers: dict[str, str], media: str = "application/json", **more: Any) -> dict[str, Any]:
+    """Describe an operation; `media` are the types of its bodies, separated by spaces."""
+    content: dict[str, Any] = {kind: {} for kind in media.split()}
+    responses: dict[str, Any] = {
+        code: {"description": text} | ({} if code == "204" else {"content": content}) for code, text in answers.items()
+    }
     return {"summary": summary, "responses": responses | {"default": _PROBLEM}, **more}
 
 
@@ -27,14 +33,17 @@ _FEED_QUERY: Final = [
     _query("after", "a position; go on behind it (also: header Last-Event-ID)"),
     _query("agents", "comma-separated: only what these members published"),
     _query("kinds", "comma-separated: only these kinds of entity, e.g. run,in"),
-    _query("snapshot", "1: first an event `snapshot` with the folded view, then what comes after it"),
-    _query("until", "idle: end when nothing is open or waiting"),
+    _query("snapshot", "1: first an event `snapshot` with the folded view, then what comes after it", enum=["0", "1"]),
+    _query("until", "idle: end when nothing is open or waiting", enum=["idle"]),
 ]
 
 
 def openapi(new_session: type[BaseModel], new_input: type[BaseModel]) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document."""
-    page = [_query("limit", "1 to 1000"), _query("after", "the id before the page")]
+    page = [
+        _query("limit", "1 to 1000", type="integer", minimum=1, maximum=1000, default=100),
+        _query("after", "the id before the page"),
+    ]
     key = {"name": "Idempotency-Key", "in": "header", "required": False, "schema": {"type": "string"}}
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     paths: dict[str, Any] = {
@@ -61,16 +70,21 @@ def openapi(new_session: type[BaseModel], new_input: type[BaseModel]) -> dict[st
             "get": _operation(
                 "Follow the session as SSE, or as NDJSON by Accept: application/x-ndjson",
                 {"200": "a feed; `id:` is the position"},
+                "text/event-stream application/x-ndjson",
                 parameters=_FEED_QUERY,
             ),
         },
         "/sessions/{session}/objects/{name}": {
             "parameters": [_SESSION, name],
-            "get": _operation("A file, or the parts of a large finished run", {"200": "bytes"}),
+            "get": _operation(
+                "A file, or the parts of a large finished run", {"200": "bytes"}, "application/octet-stream"
+            ),
         },
         "/healthz": {"get": _operation("The process lives", {"200": "ok"})},
         "/readyz": {"get": _operation("The gateway can serve", {"200": "ready", "503": "not ready"})},
-        "/metrics": {"get": _operation("Prometheus metrics", {"200": "text"})},
+        "/metrics": {"get": _operation("Prometheus metrics", {"200": "text"}, "text/plain")},
+        "/openapi.json": {"get": _operation("This document", {"200": "OpenAPI 3.1"})},
+        "/docs": {"get": _operation("It as a page", {"200": "HTML"}, "text/html")},
     }
     return {"openapi": "3.1.0", "info": {"title": "orchestrator-free gateway", "version": "1"}, "paths": paths}
 

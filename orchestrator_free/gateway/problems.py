@@ -7,8 +7,9 @@ from typing import Final
 
 import structlog
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match, Route
 
 from orchestrator_free import errors
 
@@ -29,6 +30,13 @@ _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
 )
 
 
+#: instead of the error's own words: they name the broker's address, perhaps with a password
+_AWAY: Final = (
+    "the broker does not answer; try again in a moment. What was sent may be stored: sent again with the same "
+    "Idempotency-Key, it is stored once"
+)
+
+
 def problem(status: int, title: str, detail: str, *, type_: str = "about:blank") -> Response:
     """Return a problem document."""
     body = {"type": type_, "title": title, "status": status, "detail": detail}
@@ -46,7 +54,9 @@ async def on_error(request: Request, error: Exception) -> Response:
     for kind, status in _STATUS:
         if isinstance(error, kind):
             urn = f"urn:orchestrator-free:problem:{title.lower().replace(' ', '-')}"
-            return problem(status, title, str(error), type_=urn)
+            if status in (503, 504):
+                _log.warning("the broker does not answer", path=request.url.path, error=str(error))
+            return problem(status, title, _AWAY if status in (503, 504) else str(error), type_=urn)
     _log.error("request failed", path=request.url.path, exc_info=error)
     return problem(500, "Internal error", "the gateway failed; its log says more")
 
@@ -57,4 +67,27 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     detail = f"{request.method} {request.url.path}: {getattr(error, 'detail', error)}; /docs lists what there is"
     response = problem(status, str(getattr(error, "detail", "Error")), detail)
     response.headers.update(getattr(error, "headers", None) or {})
+    if status == 405:
+        response.headers["allow"] = ", ".join(_allowed(request))
     return response
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return the methods of a path; Starlette itself names those of its first route only."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    found = [route.methods or () for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for methods in found for method in methods})
+
+
+async def on_gone(request: Request, error: Exception) -> Response:
+    """Answer a client that left in the middle of its own request: nobody reads it."""
+    return problem(400, "Client disconnected", "the request ended before its body; send it again")
+
+
+#: for Starlette
+HANDLERS: Final = {
+    errors.OrchestratorFreeError: on_error,
+    HTTPException: on_http_error,
+    ClientDisconnect: on_gone,
+    Exception: on_error,
+}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import uvicorn
 
+from orchestrator_free import loop
 from orchestrator_free.gateway.takeover import Door
 from orchestrator_free.gateway.transport import DEFAULT_LIMITS, Limits
 
@@ -149,7 +150,7 @@ class Server:
 
 def serve(app: ASGIApplication | Callable[..., Any], **options: Any) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends that, too. Options: see `Server`."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner, contextlib.suppress(asyncio.CancelledError):
+    with loop.runner() as runner, contextlib.suppress(asyncio.CancelledError):
         runner.run(_serve(Server(app, **options)))
 
 
@@ -164,17 +165,9 @@ async def _serve(server: Server) -> None:
         if not server.started and main is not None:
             main.cancel()
 
-    loop = asyncio.get_running_loop()
+    running = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl+C cancels this task instead
-            loop.add_signal_handler(number, on_signal)
+            running.add_signal_handler(number, on_signal)
     async with server:
         await stop.wait()
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

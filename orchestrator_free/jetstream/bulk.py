@@ -26,8 +26,10 @@ from orchestrator_free.jetstream.wire import PUBLISH_DEADLINE_SECONDS, Wire
 WINDOW: Final = 1000
 #: bytes in flight; the broker's own queue takes 128 MiB
 _WINDOW_BYTES: Final = 8 * 1024 * 1024
-#: an acknowledgement that takes longer is looked after
+#: silence of the broker that raises doubt, while acknowledgements are missing
 _QUIET_SECONDS: Final = 1.0
+#: age of one missing acknowledgement that raises doubt, while others come
+_OVERDUE_SECONDS: Final = 5.0
 #: the streams remember ids for 120 s: a retry must not come later
 _LATEST_RETRY_SECONDS: Final = 100.0
 _TOO_MANY_REQUESTS: Final = 10167
@@ -60,7 +62,7 @@ class BulkPublisher:
 
     Attributes:
         sequences: the stored sequence of every message by its number, 0 while it is not acknowledged.
-        retries: how often the window had to be sent again.
+        retries: how often there was doubt about what was in flight.
     """
 
     def __init__(self, wire: Wire, *, window: int = WINDOW, deadline: float = PUBLISH_DEADLINE_SECONDS) -> None:
@@ -81,6 +83,7 @@ class BulkPublisher:
         self._failure: Exception | None = None
         self._recovering = False
         self._tried = 0.0
+        self._heard = 0.0
         self._doubt = asyncio.Event()
         self._changed = asyncio.Event()
         self._inbox = wire.own_inbox()
@@ -217,6 +220,7 @@ class BulkPublisher:
         if flight is not None:
             self._bytes -= flight.size
             self.sequences[number] = sequence
+            self._heard = asyncio.get_running_loop().time()
             self._changed.set()
 
     def _fail(self, error: Exception) -> None:
@@ -248,11 +252,13 @@ class BulkPublisher:
                 self._changed.set()
 
     def _patience(self) -> float:
-        """Return how many seconds more the oldest acknowledgement may take, above 0 if none is missing."""
+        """Return in how many seconds doubt is due, if no answer comes until then."""
         oldest = next(iter(self._flights.values()), None)
         if oldest is None:
             return _QUIET_SECONDS
-        return max(oldest.sent, self._tried) + _QUIET_SECONDS - asyncio.get_running_loop().time()
+        tried = max(oldest.sent, self._tried)
+        doubt_at = min(max(tried, self._heard) + _QUIET_SECONDS, tried + _OVERDUE_SECONDS)
+        return doubt_at - asyncio.get_running_loop().time()
 
     async def _recover(self) -> None:
         """Make sure of the oldest message in flight, then send the others again."""

@@ -41,6 +41,16 @@ _TOO_MANY: Final = 413
 _CONSUMER_NOT_FOUND: Final = 10014
 
 
+def _settings_of(config: dict[str, Any]) -> contract.StreamSettings:
+    """Return the settings that an existing shard was made with, for what is still to be created beside it."""
+    return contract.StreamSettings(
+        shards=int(config.get("metadata", {}).get("orchestrator_free.shards", "1")),
+        replicas=config.get("num_replicas", 1),
+        max_age_seconds=config.get("max_age", 0) // 1_000_000_000,
+        max_bytes=config.get("max_bytes", -1),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ConsumerState:
     """A durable consumer, as the broker reports it.
@@ -88,6 +98,7 @@ class Log:
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
         self.shards = 1
+        self._replicas = 1
         self._epochs: dict[int, str] = {}
         self._restoring: asyncio.Task[None] | None = None
         wire.on_reconnect.append(self._on_reconnect)
@@ -98,7 +109,7 @@ class Log:
 
     async def _restore_presence(self) -> None:
         try:
-            await self._ensure_stream(contract.presence_stream(), _PRESENCE_FIELDS)
+            await self._ensure_presence()
         except OrchestratorFreeError as error:
             _log.debug("presence cannot be restored here, others may", reason=str(error))
 
@@ -122,17 +133,20 @@ class Log:
             ConfigMismatch: a stream exists with another structure; nothing is overwritten.
         """
         first = await self._find(contract.stream_name(0))
-        if first is not None:
-            found = first["config"].get("metadata", {}).get("orchestrator_free.shards", "1")
-            wanted = settings or contract.StreamSettings(shards=int(found))
-        else:
-            wanted = settings or contract.StreamSettings()
+        found = None if first is None else _settings_of(first["config"])
+        wanted = settings or found or contract.StreamSettings()
         self.shards = wanted.shards
+        self._replicas = (found or wanted).replicas
         for shard in range(self.shards):
             await self._ensure_stream(contract.stream_config(shard, wanted), contract.STRUCTURE)
-        await self._ensure_stream(contract.presence_stream(), _PRESENCE_FIELDS)
+        await self._ensure_presence()
         await self._ensure_stream(contract.object_stream(wanted), ("subjects", "storage"))
         await self.refresh()
+
+    async def _ensure_presence(self) -> None:
+        # As many replicas as the log: a bucket on one node only would take every process's start down with that node.
+        wanted = contract.presence_stream() | {"num_replicas": self._replicas}
+        await self._ensure_stream(wanted, _PRESENCE_FIELDS)
 
     async def _find(self, name: str) -> dict[str, Any] | None:
         try:

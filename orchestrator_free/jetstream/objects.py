@@ -32,9 +32,13 @@ class Objects:
         return self._opened[1]
 
     async def put(self, session: str, name: str, data: bytes) -> None:
-        """Store an object; the same name again replaces it."""
+        """Store an object; names come from the content, so one that is there is left as it is."""
         try:
-            await (await self._bucket()).put(f"{session}/{name}", data)
+            bucket = await self._bucket()
+            try:
+                await bucket.get_info(f"{session}/{name}")
+            except ObjectNotFoundError:
+                await bucket.put(f"{session}/{name}", data)
         except (NatsError, TimeoutError) as error:
             raise BrokerError(f"object {name!r} of session {session!r} was not stored: {error}") from error
 

@@ -12,7 +12,7 @@ from orchestrator_free.errors import BrokerError, Conflict, StorageFull
 WRONG_LAST_SEQUENCE: Final = 10071
 _WRONG_LAST: Final = frozenset({WRONG_LAST_SEQUENCE, 10164})
 _FULL: Final = frozenset({10023, 10028, 10047, 10077, 10122})
-TRY_AGAIN: Final = frozenset({10008, 10009, 10158, 10074, 10039})
+TRY_AGAIN: Final = frozenset({10008, 10009, 10158, 10074, 10039, 10167})
 
 
 def publish_header(expect: int | None, expect_filter: str, *, rollup: bool, message_id: str) -> bytes:

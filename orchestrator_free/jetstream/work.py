@@ -52,7 +52,7 @@ class Delivery:
         self._wire = wire
 
     async def ack(self) -> None:
-        """Done: never deliver it again. Returns when the broker has noted it.
+        """Done. Returns when the broker has noted it; one that is killed right then may deliver it once more.
 
         Raises:
             BrokerTimeout: the broker did not confirm; it may be delivered again.

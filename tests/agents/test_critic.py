@@ -1,12 +1,8 @@
-"""Critic: the measures of reading, what it makes of an outline, and what it does without one."""
+"""Critic: the measures of reading, what it makes of an outline, and what it advises."""
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
-
-from orchestrator_free import Agent, RunError
 
 # "the com-mit-tee con-sid-ered the pro-pos-al" 11, "it re-jec-ted the rec-om-men-da-tion" 10 syllables; 9 words
 HARD = "The committee considered the proposal. It rejected the recommendation."
@@ -103,11 +99,10 @@ def test_lengths_are_sorted_into_four_groups(critic, read):
 KEY = {"score": 2.5, "position": 0.25, "line": 7, "text": "So it is.", "section": "One"}
 
 
-def run_with(data, **more):
-    return {
-        "status": "done",
-        "parts": [{"type": "text", "text": "x"}, {"type": "data", "name": "outline", "data": data}],
-    } | more
+def run_with(data):
+    """The outliner's run, with parts around the outline."""
+    other = {"type": "data", "name": "progress", "data": {"headings": [], "key_sentences": []}}
+    return {"parts": [{"type": "text", "text": "x"}, {"type": "data", "name": "outline", "data": data}, other]}
 
 
 def test_the_outline_is_taken_from_the_run(critic):
@@ -164,6 +159,20 @@ def test_a_skipped_level_and_a_late_message_are_named(critic, outlined):
     assert found[1][2] == "Say at the start what line 90 says: “The point.”"
 
 
+@pytest.mark.parametrize("levels", [(1, 2, 3), (0, 2, 2), (0, 3, 3), (3, 1, 2)])
+def test_a_level_is_only_skipped_downwards_and_below_a_heading(critic, outlined, levels):
+    assert critic.structure(outlined([(level, "x", 30) for level in levels]), 90) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "strongest", "late"), [(0.25, 0.5, False), (0.26, 0.5, True), (0.1, 0.51, True), (0.0, 0.0, False)]
+)
+def test_the_message_is_late_beyond_the_middle_or_the_first_quarter(critic, outlined, first, strongest, late):
+    keys = [(1.0, first, 1, "A."), (2.0, strongest, 9, "B.")]
+
+    assert bool(critic.structure(outlined([], keys), 100)) is late
+
+
 def test_a_long_text_without_headings_is_told_where_to_put_them(critic, outlined):
     keys = [(1.0, 0.0, line, "A.") for line in (1, 20, 40, 60, 80)]
     found = critic.structure(outlined([(0, "", 400)], keys), 400)
@@ -189,6 +198,26 @@ def test_a_long_sentence_is_split_near_its_middle(critic, read):
 
     assert "Split the sentence of 36 words in line 1 at “, and it writes every event …”." not in advice
     assert "Split the sentence of 36 words in line 1 at “, and it writes every …”." in advice
+
+
+def test_a_semicolon_is_a_better_place_than_a_comma(critic, read):
+    text = "It goes on and on and on like it; then more words come along, yes it is a long one that has to be cut."
+
+    assert any(told.endswith("at “; then more words come …”.") for _, told in critic.advice_on(read(text)))
+
+
+def test_the_passive_that_is_shown_is_that_of_the_longest_sentence(critic, read):
+    text = "It was made. The second line of this little text was written by nobody in particular."
+    advice = [told for _, told in critic.advice_on(read(text))]
+
+    assert "Say in line 1 who acts, instead of “was written”." in advice
+
+
+def test_the_longest_sentence_comes_first_among_the_suggestions(critic, read):
+    sentences = read("word " * 60 + "ends here. " + "A short one follows. " * 3)
+    report = critic.report("a.md", critic.measure(sentences), sentences, None)
+
+    assert "\n1. Split the sentence of 62 words in line 1 in two.\n2. " in report
 
 
 def test_an_enumeration_is_better_a_list(critic, read):
@@ -225,72 +254,3 @@ def test_what_is_too_short_is_not_judged(critic, read, text):
     sentences = read(text)
 
     assert "too short to judge" in critic.report("a.md", critic.measure(sentences), sentences, None)
-
-
-# -- with the outliner in the same session ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def ask(ann, fresh, critic, served):
-    """Let the critic judge LONG_SENTENCE beside an outliner with this handler; return its run."""
-
-    async def run(handler=None, *, to="all", agents=()):
-        session = ann.session(fresh("s"))
-        await session.create(agents=agents)
-        async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(served(critic.agent))
-            if handler is not None:
-                outliner = Agent("outliner")
-                outliner(handler)
-                await stack.enter_async_context(served(outliner))
-            sent = await session.send(LONG_SENTENCE, to=to)
-            return await session.result("critic", sent.run, timeout=20)
-
-    return run
-
-
-def said(run, kind="text"):
-    return "".join(part["text"] for part in run["parts"] if part["type"] == kind)
-
-
-async def test_it_uses_the_outline_of_the_same_input(ask, program):
-    run = await ask(program("outliner").outline)
-
-    assert run["status"] == "done"
-    assert "Got it: sections 1, key sentences 1." in said(run, "reasoning")
-    assert "sections are in balance" in said(run)
-
-
-async def test_it_goes_on_when_the_outliner_fails(ask):
-    async def fail(run):
-        raise RunError("no ink")
-
-    run = await ask(fail)
-
-    assert run["status"] == "done"
-    assert "The outliner's run ended as error (no ink): I go on without." in said(run, "reasoning")
-    assert "not judged: no outline" in said(run)
-
-
-async def test_it_goes_on_when_the_outliner_has_no_outline(ask):
-    async def speak(run):
-        await run.text("I know nothing.")
-
-    assert "holds no outline that I can read" in said(await ask(speak), "reasoning")
-
-
-async def test_it_goes_on_when_nobody_outlines(ask, critic, monkeypatch):
-    monkeypatch.setattr(critic, "WAIT_SECONDS", 0.2)
-
-    run = await ask()
-
-    assert "No outline after 0.2 seconds: I go on without." in said(run, "reasoning")
-    assert run["status"] == "done"
-
-
-@pytest.mark.parametrize("asked", [{"to": "critic"}, {"agents": ["critic"]}])
-async def test_it_does_not_wait_for_an_outliner_that_was_not_asked(ask, asked):
-    run = await ask(**asked)
-
-    assert "The outliner was not asked: I go on without its outline." in said(run, "reasoning")
-    assert run["status"] == "done"

@@ -95,6 +95,19 @@ def test_prose_without_headings_is_divided_by_how_its_parts_begin(outline):
     assert found["inferred"] is True
     assert titles(found) == [(1, "Part a begins here."), (1, "Part c begins here."), (1, "Part e begins here.")]
     assert [heading["words"] for heading in found["headings"]] == [16, 16, 16]
+    assert [heading["line"] for heading in found["headings"]] == [1, 5, 9]
+
+
+def test_a_paragraph_in_capitals_has_no_heading(outline):
+    text = "THE SOFTWARE COMES\nAS IT IS, WITHOUT WARRANTY.\n\nIT MAY FAIL.\n\nAND SO ON.\n"
+
+    assert titles(outline(text, "LICENSE")) == [(0, "")]
+
+
+def test_only_headings_of_the_document_are_not_inferred(outline):
+    assert outline("# A\n\nText.")["inferred"] is False
+    assert outline("Text.", "a.md")["inferred"] is True
+    assert outline("INTRODUCTION\nText.\n\nMore.", "a.txt")["inferred"] is True
 
 
 def test_code_is_outlined_by_definitions_and_read_by_comments(outline):
@@ -190,6 +203,40 @@ def test_key_sentences_are_few_and_in_order(outline):
     assert [key["line"] for key in found] == sorted(key["line"] for key in found)
 
 
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ("The broker keeps the order of events", "It keeps the order of those events"),
+        ("The broker must keep the order here", "The broker does keep the order here"),
+        ("The broker keeps the order of events.", "The broker keeps the order of events?"),
+        ("The broker keeps the order of events", "The broker keeps order"),
+        ("The broker keeps the order of events", "The 17 4.5 + 12,000 = / 99 [3] 0x"),
+    ],
+)
+def test_a_sentence_that_stands_alone_is_better(outliner, better, worse):
+    forms = [outliner.form(text, outliner.count_words(text), False, 0.5) for text in (better, worse)]
+
+    assert forms[0] > forms[1]
+
+
+def test_the_opening_of_a_paragraph_and_of_the_document_count_more(outliner):
+    def form(opens, position):
+        return outliner.form("The broker keeps the order of all events", 8, opens, position)
+
+    assert [form(False, 0.5), form(True, 0.5), form(False, 0.05)] == [1.0, 1.15, 1.2]
+
+
+def test_key_sentences_come_from_several_sections(outline):
+    """Six sentences on one theme allow two: the second from the other section, where scores are alike."""
+    first, second = (
+        "\n".join(f"The {word} broker keeps events in order." for word in words)
+        for words in (("old", "new", "red"), ("big", "wet", "dry"))
+    )
+    found = outline(f"# One\n\n{first}\n\n# Two\n\n{second}\n")
+
+    assert [key["section"] for key in found["key_sentences"]] == ["One", "Two"]
+
+
 # -- size and report --------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +255,15 @@ def test_the_report_shows_the_upper_levels_of_a_long_document(outline, outliner)
     assert "- Chapter 11 · 0 words" in shown
     assert "Part" not in shown.split("### Key")[0]
     assert "… and 24 more sections" in shown
+
+
+def test_the_report_is_read_as_markdown(outline, outliner):
+    report = outliner.report(outline("# Tea\n\nHot water opens the tea leaves.\n\n## Cups\n"))
+
+    assert report == (
+        "**a.md**: 6 words, 2 sections\n\n### Outline\n\n- Tea · 6 words\n  - Cups · 0 words\n\n"
+        "### Key sentences\n\n1. Hot water opens the tea leaves. *(Tea, line 3)*\n"
+    )
 
 
 @pytest.mark.parametrize("text", ["", " \n\t\n", "\x00\x00", "***\n---\n", "```\nonly code\n```\n"])

@@ -124,7 +124,11 @@ class Feed:
         sock.setblocking(False)
         if self._receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
-        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+        except OSError:
+            sock.close()
+            raise
         # A limit of one byte: what this client does not read stays in the kernel.
         self._reader, self._writer = await asyncio.open_connection(sock=sock, limit=1 if self._receive_buffer else 2**16)
         lines = [f"GET {self.target} HTTP/1.1", "host: test", *(f"{k}: {v}" for k, v in self.headers.items()), "", ""]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SCHEMA = Path(__file__).parents[2] / "broker" / "schemas" / "problem.json"
 PROBLEM = Draft202012Validator(json.loads(SCHEMA.read_text()))
 NAMES = [
-    "a.b", "*", ">", "a b", "x" * 65, "x" * 200, "a\r\nx: y", "a\nb", "\0", "é", "а", "\u2028", "a\tb", "$JS", "..", "a%b",
+    "a.b", "*", ">", "a b", "x" * 65, "x" * 200, "a\r\nx: y", "a\nb", "\0", "é", "а", "\u2028", "a\tb", "$JS", ".a", "a%b",
     "a=b", "'; drop table", "<script>",
 ]  # fmt: skip
 MIB = 1024 * 1024
@@ -100,7 +100,7 @@ async def test_an_encoded_slash_is_no_way_to_another_session(gateway: Any, sessi
 )
 async def test_a_body_that_is_no_input_is_refused(gateway: Any, session: str, body: bytes, words: str) -> None:
     """400, the field and the reason; the log has nothing of it."""
-    problem(await gateway.http.post(f"/sessions/{session}/inputs", content=body), 400, words, "/docs"[: "to" not in words])
+    problem(await gateway.http.post(f"/sessions/{session}/inputs", content=body), 400, words)
     assert (await gateway.http.get(f"/sessions/{session}")).json()["inputs"] == []
 
 
@@ -114,7 +114,7 @@ async def test_a_body_that_is_no_session_is_refused(gateway: Any, body: Any) -> 
 
 
 async def test_a_body_that_is_too_large_is_refused_while_it_is_still_sent(gateway: Any, session: str) -> None:
-    """413 for more than 1 MiB, with and without a length; and for what the broker takes in no message."""
+    """413 for more than 1 MiB, with and without a length; a little less is taken."""
     url = f"/sessions/{session}/inputs"
 
     async def endless() -> Any:
@@ -123,8 +123,7 @@ async def test_a_body_that_is_too_large_is_refused_while_it_is_still_sent(gatewa
 
     problem(await gateway.http.post(url, content=b" " * (MIB + 1)), 413, "put large documents into a file")
     problem(await gateway.http.post(url, content=endless()), 413)
-    problem(await gateway.http.post(url, json={"to": "ada", "text": "x" * (MIB - 100)}), 413, "more than the broker takes")
-    kept = await gateway.http.post(url, json={"to": "ada", "text": "x" * (MIB - 2000)})
+    kept = await gateway.http.post(url, json={"to": "ada", "text": "x" * (MIB - 100)})
     assert kept.status_code == 202
 
 

@@ -1,0 +1,24 @@
+"""The event loop of our own programs: uvloop where it is installed, asyncio's elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+_Result = TypeVar("_Result")
+
+
+def run(main: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run a program to its end."""
+    with runner() as started:
+        return started.run(main)
+
+
+def runner() -> asyncio.Runner:
+    """Return a runner with the fastest loop there is."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
