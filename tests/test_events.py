@@ -23,7 +23,7 @@ json_values = st.recursive(
 
 #: (kind, a valid payload with every field, the fields that must be there)
 EXAMPLES: list[tuple[str, dict[str, Any], set[str]]] = [
-    ("in", {"type": "input", "text": "x", "data": {}, "parent": {"agent": "a", "run": "r"}, "replayed": True}, set()),
+    ("in", {"type": "input", "depth": 1, "redirects": {"agent": "a", "run": "r"}, "text": "x", "data": {}, "parent": {"agent": "a", "run": "r"}, "replayed": True}, set()),
     ("run", {"type": "run.started", "attempt": 1, "input": "ann/I", "replica": "x", "parent": None}, {"attempt", "input"}),
     ("run", {"type": "run.finished", "status": "done", "attempt": 1, "input": "ann/I", "parent": None, "error": "x",
              "usage": {"tokens": 1.5}, "parts": [{"type": "text"}], "attempts": [{}], "object": "o", "first": 1,
