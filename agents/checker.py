@@ -268,7 +268,7 @@ def report(page: Page, found: dict[str, list[Finding]]) -> str:
     targets, numbers = [url for *_, url in links_of(page)], len(re.findall(r"\d[\d.,]*", page.text))
     files = sum(1 for url in targets if not re.match(r"#|\w+:|$", url))
     size = f"{len(targets):,} links ({files:,} to files I cannot see), {numbers:,} numbers"
-    lines = [f"**{page.name}**: {size}; {sum(map(len, found.values())):,} findings\n"]
+    lines = [f"**{page.name}**: {size}; findings: {sum(map(len, found.values())):,}\n"]
     for check, findings in found.items():
         kinds = Counter(finding["kind"] for finding in findings).most_common()
         told = ", ".join(f"{count} {kind}" for kind, count in kinds) or "nothing to complain about"

@@ -227,7 +227,7 @@ def report(name: str, facts: dict[str, Any], sentences: list[Sentence], outline:
         f"**{name}**: {grade} {len(sentences):,} sentences of {facts['mean']} words on average.\n",
         "### Sentences\n",
     ]
-    lines.append(f"- {short} have up to 10 words, {middling} up to 20, {longish} up to {LONG}; {long} are longer")
+    lines.append(f"- up to 10 words: {short}, up to 20: {middling}, up to {LONG}: {longish}, longer: {long}")
     longest = sorted(sentences, key=lambda sentence: -sentence.words)[: min(3, long)]
     lines += [f"- line {s.line}, {s.words} words: “{shorten(s.text, 25)}”" for s in longest]
     if facts["passive"]:
@@ -241,12 +241,21 @@ def report(name: str, facts: dict[str, Any], sentences: list[Sentence], outline:
     return "\n".join(lines) + "\n"
 
 
+async def is_asked(run: Run, agent_name: str) -> bool:
+    """Say whether an agent was given this input too, by its name or as one of all."""
+    mine = (run.input.sender, run.input.id)
+    for pause in (0, 1):  # an input for several agents is appended for one after the other: look again
+        await asyncio.sleep(pause)
+        view = await run.session.view(whole=False)
+        targets = {given["to"] for given in view["inputs"] if (given["from"], given["input"]) == mine}
+        if agent_name in targets or ("all" in targets and agent_name in (view["meta"].get("agents") or [agent_name])):
+            return True
+    return False
+
+
 async def outline_of(run: Run) -> tuple[Outline | None, str]:
     """Wait for the outliner's run of the same input; return its outline and what to say about it."""
-    view = await run.session.view(whole=False)
-    mine = (run.input.sender, run.input.id)
-    to = next((given["to"] for given in view["inputs"] if (given["from"], given["input"]) == mine), "all")
-    if to != "all" or "outliner" not in (view["meta"].get("agents") or ["outliner"]):
+    if not await is_asked(run, "outliner"):
         return None, "The outliner was not asked: I go on without its outline."
     try:
         other = await run.result_of("outliner", timeout=WAIT_SECONDS)

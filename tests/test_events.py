@@ -22,8 +22,10 @@ json_values = st.recursive(
 )  # fmt: skip
 
 #: (kind, a valid payload with every field, the fields that must be there)
+RUNS = {"parent": {"agent": "a", "run": "r"}, "redirects": {"agent": "a", "run": "r"}}
+CONTROL = {"run": "r", "deadline": "2026-01-01T00:00:00Z", "reason": "enough"}
 EXAMPLES: list[tuple[str, dict[str, Any], set[str]]] = [
-    ("in", {"type": "input", "depth": 1, "redirects": {"agent": "a", "run": "r"}, "text": "x", "data": {}, "parent": {"agent": "a", "run": "r"}, "replayed": True}, set()),
+    ("in", {"type": "input", "text": "x", "data": {}, "replayed": True, "depth": 1, **RUNS}, set()),
     ("run", {"type": "run.started", "attempt": 1, "input": "ann/I", "replica": "x", "parent": None}, {"attempt", "input"}),
     ("run", {"type": "run.finished", "status": "done", "attempt": 1, "input": "ann/I", "parent": None, "error": "x",
              "usage": {"tokens": 1.5}, "parts": [{"type": "text"}], "attempts": [{}], "object": "o", "first": 1,
@@ -47,11 +49,11 @@ EXAMPLES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("meta", {"type": "session.deleted"}, set()),
     ("presence", {"type": "agent.offline", "reason": "x"}, set()),
     ("state", {"type": "state.set", "value": {}}, set()),
-    ("ctl", {"type": "cancel", "run": "r", "children": True, "reason": "", "deadline": "2026-01-01T00:00:00Z"}, set()),
-    ("ctl", {"type": "steer", "text": "shorter", "data": {}}, {"text"}),
-    ("ctl", {"type": "redirect", "text": "in French", "data": {}}, {"text"}),
-    ("ctl", {"type": "pause", "run": "r"}, set()),
-    ("ctl", {"type": "resume", "run": "r"}, set()),
+    ("ctl", {"type": "cancel", "children": True, **CONTROL}, set()),
+    ("ctl", {"type": "steer", "text": "shorter", "data": {}, **CONTROL}, {"text"}),
+    ("ctl", {"type": "redirect", "text": "in French", "data": {}, **CONTROL}, {"text"}),
+    ("ctl", {"type": "pause", **CONTROL}, set()),
+    ("ctl", {"type": "resume", **CONTROL}, set()),
     ("outcome", {"type": "outcome", "state": "applied", "reason": "", "runs": ["r"]}, {"state"}),
 ]  # fmt: skip
 #: fields that hold anything JSON

@@ -264,7 +264,7 @@ def test_the_report_says_what_was_looked_at_and_the_worst_first(checker):
     report = checker.report(page, {check: checker.findings_of(page, check) for check in checker.CHECKS})
 
     assert report == (
-        "**a.md**: 4 links (1 to files I cannot see), 0 numbers; 2 findings\n\n"
+        "**a.md**: 4 links (1 to files I cannot see), 0 numbers; findings: 2\n\n"
         "- Links: 1 broken anchor, 1 duplicate link\n"
         "  - line 3: no heading here is called #none\n"
         "  - line 1: linked 2 times (line 1)\n"

@@ -50,6 +50,12 @@ async def test_it_uses_the_outline_of_the_same_input(ask, program):
     assert "sections are in balance" in said(run)
 
 
+async def test_it_uses_the_outline_of_an_input_to_both(ask, program):
+    run = await ask(program("outliner").outline, to=["critic", "outliner"])
+
+    assert "Got it: sections 1" in said(run, "reasoning")
+
+
 async def test_it_goes_on_when_the_outliner_fails(ask):
     async def fail(run):
         raise RunError("no ink")
@@ -77,7 +83,7 @@ async def test_it_goes_on_when_nobody_outlines(ask, critic, monkeypatch):
     assert run["status"] == "done"
 
 
-@pytest.mark.parametrize("asked", [{"to": "critic"}, {"agents": ["critic"]}])
+@pytest.mark.parametrize("asked", [{"to": "critic"}, {"to": ["critic", "other"]}, {"agents": ["critic"]}])
 async def test_it_does_not_wait_for_an_outliner_that_was_not_asked(ask, asked):
     run = await ask(**asked)
 

@@ -65,6 +65,13 @@ def test_code_tables_front_matter_and_hashtags_are_no_headings(outline):
     assert titles(outline(text)) == [(1, "Real")]
 
 
+@pytest.mark.parametrize("text", ["---\n\n# A\n\nOnly a rule above.\n", "# A\n\nOne.\n\n---\n\nTwo.\n\n---\n"])
+def test_a_rule_is_no_front_matter(outline, text):
+    found = outline(text)
+
+    assert (titles(found), found["words"] > 1) == ([(1, "A")], True)
+
+
 def test_inline_markup_is_not_shown(outline):
     found = outline("# The **bold** [link](http://a.b/c)\n\nSee <https://x.org> and *this* `code_here` now.\n")
 
