@@ -218,7 +218,8 @@ def ranked(sentences: list[Sentence]) -> list[Sentence]:
 
 def key_sentences(sentences: list[Sentence]) -> list[dict[str, Any]]:
     """Pick the few sentences that say most, each adding something new, in the order of the document."""
-    left, picked = ranked(sentences)[:200], []
+    left = ranked(sentences)[:200]
+    picked: list[dict[str, Any]] = []
     while left and len(picked) < min(7, 1 + len(sentences) // 5):
         score, facts, known = left.pop(0)
         picked.append(facts | {"text": clean(facts["text"]), "score": round(score, 3)})
@@ -244,7 +245,8 @@ def build_outline(name: str, text: str) -> dict[str, Any]:
     """Outline a document: its sections with their sizes, and its key sentences with their places."""
     kind, marked = as_markdown(name, text)
     found = blocks(marked)
-    headings, parts = [{"level": 0, "title": "", "line": 1, "words": 0}], []
+    headings: list[dict[str, Any]] = [{"level": 0, "title": "", "line": 1, "words": 0}]
+    parts = []
     for line, lines, level in with_headings(found):
         body = "\n".join(lines)
         if level:

@@ -13,7 +13,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,7 +61,8 @@ def first_messages(name: str, text: str) -> list[dict[str, Any]]:
 
 def find_in_document(text: str, phrase: str) -> dict[str, Any]:
     """Find a phrase; return how often it occurs and the passages around its first places."""
-    low, needle, at, passages = text.lower(), phrase.lower().strip(), -1, []
+    low, needle, at = text.lower(), phrase.lower().strip(), -1
+    passages: list[str] = []
     while needle and len(passages) < 5 and (at := low.find(needle, at + 1)) >= 0:
         passages.append(text[max(0, at - 300) : at + len(needle) + 300])
     return {"count": low.count(needle) if needle else 0, "passages": passages}
@@ -130,7 +131,7 @@ def failure(error: Exception) -> str:
     return f"answered {status}" if isinstance(status, int) else f"failed ({type(error).__name__})"
 
 
-async def stream(client: Any, request: Mapping[str, Any], answer: Answer) -> AsyncIterator[tuple[str, str]]:
+async def stream(client: Any, request: Mapping[str, Any], answer: Answer) -> AsyncGenerator[tuple[str, str], None]:
     """Send one request; yield what is to be shown as it arrives.
 
     Raises:

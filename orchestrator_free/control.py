@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from orchestrator_free.errors import InvalidEvent
 from orchestrator_free.events import Body, validate
 from orchestrator_free.subjects import ALL, Position
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 #: outcomes after which no other comes
 FINAL_OUTCOMES: Final = frozenset({"applied", "rejected", "too_late", "expired"})
+CONTROLS: Final = frozenset({"cancel", "steer", "redirect", "pause", "resume"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,31 +91,47 @@ class Controls:
             id: makes sending again harmless.
         """
         body = {"type": "cancel", "children": children, "reason": reason}
-        return await self._send(body, run, to, within_seconds, id)
+        return await self.give(body, to=to, run=run, within_seconds=within_seconds, id=id)
 
     async def steer(
         self, text: str, *, to: str, run: str | None = None, data: Any = None, within_seconds: float | None = None
     ) -> SentControl:
         """Give a running agent something to take into account; `too_late` if it ends without having looked."""
-        return await self._send({"type": "steer", "text": text, "data": data}, run, to, within_seconds, None)
+        body = {"type": "steer", "text": text, "data": data}
+        return await self.give(body, to=to, run=run, within_seconds=within_seconds)
 
     async def redirect(
         self, text: str, *, to: str, run: str | None = None, data: Any = None, within_seconds: float | None = None
     ) -> SentControl:
         """End the present answer and begin another, which knows what was written so far."""
-        return await self._send({"type": "redirect", "text": text, "data": data}, run, to, within_seconds, None)
+        body = {"type": "redirect", "text": text, "data": data}
+        return await self.give(body, to=to, run=run, within_seconds=within_seconds)
 
     async def pause(self, *, to: str, run: str | None = None) -> SentControl:
         """Let runs write nothing more until `resume`."""
-        return await self._send({"type": "pause"}, run, to, None, None)
+        return await self.give({"type": "pause"}, to=to, run=run)
 
     async def resume(self, *, to: str, run: str | None = None) -> SentControl:
         """Let paused runs go on."""
-        return await self._send({"type": "resume"}, run, to, None, None)
+        return await self.give({"type": "resume"}, to=to, run=run)
 
-    async def _send(
-        self, body: Body, run: str | None, to: str, within_seconds: float | None, id: str | None
+    async def give(
+        self,
+        body: Body,
+        *,
+        to: str,
+        run: str | None = None,
+        within_seconds: float | None = None,
+        id: str | None = None,
     ) -> SentControl:
+        """Give a control as it stands in the vocabulary; the other methods are this one with names.
+
+        Raises:
+            InvalidEvent: not a control, or a wrong field.
+            Conflict: a control of this id exists with other content.
+        """
+        if body.get("type") not in CONTROLS:
+            raise InvalidEvent(f"{body.get('type')!r} is no control; there are {', '.join(sorted(CONTROLS))}")
         chosen = secrets.token_hex(16) if id is None else id
         body = {name: value for name, value in body.items() if value is not None}
         if run is not None:
@@ -121,5 +139,5 @@ class Controls:
         if within_seconds is not None:
             body["deadline"] = (datetime.now(UTC) + timedelta(seconds=within_seconds)).isoformat()
         validate("ctl", body)
-        sequence = await self._session.append_once("ctl", to, chosen, body)
-        return SentControl(self._session, chosen, self._session.position(sequence[0]))
+        sequence, _ = await self._session.append_once("ctl", to, chosen, body)
+        return SentControl(self._session, chosen, self._session.position(sequence))

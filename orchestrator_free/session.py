@@ -216,6 +216,8 @@ class Session:
         if not targets:
             raise InvalidEvent("an input needs somebody it is for: pass an agent's name, or 'all'")
         chosen = secrets.token_hex(16) if id is None else id
+        for target in targets:
+            self._subject("in", target=target, id=chosen)  # a wrong name is refused before anything is sent
         body: Body = {"type": "input", "text": text}
         body |= {
             name: value

@@ -97,12 +97,33 @@ class Author:
         self.write(desk, body | ({"parent": {"agent": "planner", "run": "r0"}} if number else {}))
         desk.parts, desk.text = number, ""
 
+    def settle(self, agent: str, number: int) -> None:
+        """Say what became of the oldest or newest control that this agent owes a final outcome."""
+        mine = [event for event in self.events if event.kind == "ctl" and event.address.target in (agent, "all")]
+        states = {
+            event.id: event.body["state"] for event in self.events if event.kind == "outcome" and event.member == agent
+        }
+        owed = [event.id for event in mine if states.get(event.id, "accepted") == "accepted"]
+        if owed:
+            chosen = owed[-(number % 2)]
+            known = ("applied", "rejected", "too_late", "expired")
+            state = known[number % 4] if chosen in states else (*known, "accepted", "accepted")[number]
+            self.append(agent, "outcome", {"type": "outcome", "state": state, "runs": []}, id=chosen)
+
     def end(self, desk: Desk, number: int, word: str) -> None:
-        """Finish a run as its writer does: inline or with its parts in the object store."""
+        """Finish a run as its writer does: inline or with its parts in the object store, cut off where it was cancelled."""
         if desk.fold is None:
             return
-        status = ("done", "error", "cancelled", "failed")[number % 4]
-        body = finished(desk.fold, status, word or None)
+        shown = folded(self.events).run(desk.agent, desk.run)
+        if shown is not None and shown.cancelled and number % 2:
+            kept = RunFold(desk.agent, desk.run)
+            for event in self.events:
+                if event.member == desk.agent and event.id == desk.run and event.sequence < shown.cancelled:
+                    kept.apply(event.body, event.sequence, event.time)
+            kept.attempt, kept.input, kept.first = desk.fold.attempt, desk.fold.input, kept.first or desk.fold.first
+            body = finished(kept, "cancelled", word or None)
+        else:
+            body = finished(desk.fold, ("done", "error", "cancelled", "failed")[number % 4], word or None)
         if number > 4:
             body = {key: value for key, value in body.items() if key not in ("parts", "attempts")} | {"object": "run-1"}
         self.append(desk.agent, "run", body, id=desk.run)
@@ -153,8 +174,13 @@ class Author:
                 self.append(
                     (*AGENTS, "planner", "scout")[number % 4], "presence", {"type": "agent.offline", "reason": word}
                 )
-            case "control":
-                self.append("ann", "ctl", {"type": "cancel"}, target=desk.agent, id=f"x{len(self.events)}")
+            case "cancel" | "redirect" | "steer" | "pause" | "resume":
+                target = desk.agent if number % 2 else "all"
+                said = {"run": desk.run} if number < 4 and desk.run else {}
+                said |= {"text": word} if name in ("redirect", "steer") else {}
+                self.append("ann", "ctl", {"type": name} | said, target=target, id=f"x{len(self.events)}")
+            case "outcome":
+                self.settle(desk.agent, number)
             case "begin":
                 self.begin(desk, number)
             case "end":
@@ -187,7 +213,8 @@ class Author:
 
 
 STEPS = [
-    "create", "update", "input", "input", "imported", "state", "offline", "offline", "control", "begin", "begin", "begin", "end",
+    "create", "update", "input", "input", "imported", "state", "offline", "offline", "cancel", "redirect",
+    "steer", "pause", "outcome", "outcome", "begin", "begin", "begin", "end",
     "text", "text", "text", "reasoning", "text.end", "reasoning.end", "tool.input.delta", "tool.input.delta",
     "tool.input", "tool.output", "tool.error", "source", "file", "data", "usage", "error", "raw", "vendor.thing",
 ]  # fmt: skip
@@ -336,6 +363,11 @@ SMALLEST: dict[str, list[Body]] = {
     "meta": [{"type": "session.created"}, {"type": "session.updated"}, {"type": "session.deleted"}],
     "presence": [{"type": "agent.offline"}],
     "state": [{"type": "state.set"}],
+    "ctl": [
+        {"type": "cancel"}, {"type": "steer", "text": "x"}, {"type": "redirect", "text": "x"}, {"type": "pause"},
+        {"type": "resume"},
+    ],
+    "outcome": [{"type": "outcome", "state": "applied"}],
 }  # fmt: skip
 WRONG: list[Any] = [
     None, True, 0, -1, 1.5, "x", "", [], [None], [1], ["x"], [[]], {}, {"x": None}, {"x": "y"}, {"x": True}, {"agent": 1},
@@ -345,17 +377,34 @@ WRONG: list[Any] = [
 
 
 def busy() -> Fold:
-    """A session with one run of everything in progress, and an agent that is away."""
+    """A session with one run of everything in progress, a control without outcome, and an agent that is away."""
+    return folded(busy_log())
+
+
+def busy_log() -> list[Event]:
     author = Author()
-    for step in ("create", "input", "begin", "text", "tool.input.delta", "tool.input", "data", "usage", "state"):
+    for step in (
+        "create",
+        "input",
+        "begin",
+        "text",
+        "tool.input.delta",
+        "tool.input",
+        "data",
+        "usage",
+        "state",
+        "steer",
+    ):
         author.step(step, 0, 0, "x", {"a": 1})
     author.append("outliner", "presence", {"type": "agent.offline", "reason": "gone"})
-    return folded(author.events)
+    return author.events
 
 
-def event_of(kind: str, body: Body, sequence: int = 99, *, run: str = "") -> Event:
-    id = {"run": run or run_id("ann", "i0"), "presence": "", "meta": ""}.get(kind, "x")
-    member = "outliner" if kind in ("run", "presence") else "ann"
+def event_of(kind: str, body: Body, sequence: int = 99) -> Event:
+    """An event of the run, or about the control, that `busy` has."""
+    control = f"x{len(busy_log()) - 2}"
+    id = {"run": run_id("ann", "i0"), "presence": "", "meta": "", "outcome": control}.get(kind, "x")
+    member = "outliner" if kind in ("run", "presence", "outcome") else "ann"
     return Event(sequence, at(99_000), address(0, "s1", member, kind, target="outliner", id=id), body)
 
 
@@ -399,6 +448,7 @@ keys = st.sampled_from([
     "part", "call", "tool", "text", "open", "id", "name", "input", "output", "status", "usage", "parts", "attempts",
     "attempt", "error", "first", "started", "parent", "object", "agents", "title", "preliminary", "transient", "data",
     "event", "seconds", "reason", "value", "replayed",
+    "run", "runs", "state", "deadline", "children",
 ])  # fmt: skip
 kinds_of_part = st.sampled_from(["text", "reasoning", "tool", "source", "file", "data", "error", "raw", "other"])
 fields = st.deferred(
@@ -584,7 +634,7 @@ def test_a_finished_run_replaces_what_was_folded_and_nothing_comes_after_it() ->
 
     assert fold.skipped == len(late)
     assert seen(fold)["agents"] == [{"agent": "outliner", "status": "idle", "reason": None, "runs": [
-        {"run": "R", "agent": "outliner", "input": "ann/I", "parent": None, "status": "error", "attempt": 2, "attempts": [],
+        {"run": "R", "agent": "outliner", "input": "ann/I", "parent": None, "status": "error", "cancelled": None, "attempt": 2, "attempts": [],
          "started": at(5), "finished": at(4000), "usage": {"n": 1}, "error": "no", "object": None, "first": 1, "last": 4,
          "parts": [{"type": "text", "part": "1", "text": "whole"}]}]}]  # fmt: skip
 
@@ -683,16 +733,16 @@ def test_waiting_names_what_is_open_and_what_nobody_began() -> None:
 
 
 def test_events_of_other_kinds_and_of_later_versions_are_no_mistakes() -> None:
-    """Controls, leases and the floor are not in the view, yet; unknown types of known kinds are counted."""
+    """Leases and the floor are not in the view, yet; unknown types of known kinds are counted."""
 
     fold = busy()
     before = seen(fold)
-    for number, kind in enumerate(("ctl", "outcome", "lease", "floor"), 200):
+    for number, kind in enumerate(("lease", "floor"), 200):
         fold.apply(event_of(kind, {"type": "x"}, number))
-    assert (fold.skipped, seen(fold), fold.sequence) == (0, before, 203)
-    for number, kind in enumerate(("in", "meta", "presence", "state"), 300):
+    assert (fold.skipped, seen(fold), fold.sequence) == (0, before, 201)
+    for number, kind in enumerate(("in", "meta", "presence", "state", "ctl", "outcome"), 300):
         fold.apply(event_of(kind, {"type": "x"}, number))
-    assert (fold.skipped, seen(fold), fold.sequence) == (4, before, 303)
+    assert (fold.skipped, seen(fold), fold.sequence) == (6, before, 305)
 
 
 def test_the_deletion_of_a_session_is_noted() -> None:

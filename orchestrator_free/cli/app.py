@@ -9,7 +9,7 @@ import orjson
 import typer
 from rich.text import Text
 
-from orchestrator_free.cli import serve
+from orchestrator_free.cli import control, serve
 from orchestrator_free.cli.options import (
     AsJson,
     Ca,
@@ -43,6 +43,8 @@ app.command("up")(serve.up)
 app.command("demo")(serve.demo)
 app.command("launch")(serve.launch)
 app.command("lag")(serve.lag)
+for _command in (control.cancel, control.steer, control.redirect, control.pause, control.resume):
+    app.command(_command.__name__, rich_help_panel="Control")(_command)
 
 
 @app.callback()

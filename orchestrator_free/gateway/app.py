@@ -8,6 +8,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import orjson
@@ -58,6 +59,23 @@ class NewInput(BaseModel):
     sender: str = Field("user", alias="from", description="the member who says it")
 
 
+class NewControl(BaseModel):
+    """Body of `POST /sessions/{session}/controls`."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    type: Literal["cancel", "steer", "redirect", "pause", "resume"]
+    to: str = Field("all", description="an agent, or `all`")
+    run: str | None = Field(None, description="which run; absent: all that are open or waiting")
+    text: str | None = Field(None, description="what a steer or a redirect says")
+    data: Any = None
+    children: bool | None = Field(None, description="cancel: also what the run delegated; true if absent")
+    reason: str | None = None
+    within_seconds: float | None = Field(None, ge=0, le=86400, description="not accepted by then, it expires")
+    id: str | None = Field(None, description="the same id and content is said once")
+    sender: str = Field("user", alias="from", description="the member who says it")
+
+
 def _json(value: Any, status: int = 200, **headers: str) -> Response:
     return Response(orjson.dumps(value), status, headers, "application/json")
 
@@ -83,12 +101,13 @@ class Gateway:
 
     def _routes(self) -> list[Route]:
         return [
+            Route("/sessions/{session}/events", self.follow_session, methods=["GET"]),
             Route("/sessions", self.create_session, methods=["POST"]),
             Route("/sessions", self.list_sessions, methods=["GET"]),
             Route("/sessions/{session}", self.show_session, methods=["GET"]),
             Route("/sessions/{session}", self.delete_session, methods=["DELETE"]),
             Route("/sessions/{session}/inputs", self.send_input, methods=["POST"]),
-            Route("/sessions/{session}/events", self.follow_session, methods=["GET"]),
+            Route("/sessions/{session}/controls", self.send_control, methods=["POST"]),
             Route("/sessions/{session}/objects/{name}", self.get_object, methods=["GET"]),
             Route("/healthz", self.healthz),
             Route("/readyz", self.readyz),
@@ -155,6 +174,22 @@ class Gateway:
         answer = {"input": sent.input, "run": sent.run, "position": str(sent.position)}
         return _json(answer, 200 if sent.repeated else 202)
 
+    async def send_control(self, request: Request) -> Response:
+        """Append a control; with `?wait=` seconds, answer when it has an outcome."""
+        body = await _read(request, NewControl)
+        session = self._session(request, body.sender)
+        if self.hub.hot(session.id) is None and not await session.exists():
+            raise SessionNotFound(session.id)
+        wait = _number(request, "wait", 0, 0, 60)
+        said = body.model_dump(include={"type", "text", "data", "children", "reason"}, exclude_none=True)
+        key = _input_id(request.headers.get("idempotency-key"), body.id)
+        sent = await session.control.give(said, to=body.to, run=body.run, within_seconds=body.within_seconds, id=key)
+        answer: dict[str, Any] = {"control": sent.control, "position": str(sent.position), "outcome": None}
+        if wait:
+            with contextlib.suppress(TimeoutError):
+                answer["outcome"] = asdict(await sent.outcome(timeout=wait))
+        return _json(answer, 200 if answer["outcome"] else 202)
+
     async def follow_session(self, request: Request) -> Any:
         """Stream the events."""
         check_name("session", request.path_params["session"])
@@ -194,7 +229,7 @@ class Gateway:
 
     async def show_openapi(self, request: Request) -> Response:
         """Return the OpenAPI document."""
-        return _json(openapi(NewSession, NewInput))
+        return _json(openapi(NewSession, NewInput, NewControl))
 
     async def show_docs(self, request: Request) -> Response:
         """Return a page that shows it."""

@@ -38,7 +38,7 @@ _FEED_QUERY: Final = [
 ]
 
 
-def openapi(new_session: type[BaseModel], new_input: type[BaseModel]) -> dict[str, Any]:
+def openapi(new_session: type[BaseModel], new_input: type[BaseModel], new_control: type[BaseModel]) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document."""
     page = [
         _query("limit", "1 to 1000", type="integer", minimum=1, maximum=1000, default=100),
@@ -63,6 +63,15 @@ def openapi(new_session: type[BaseModel], new_input: type[BaseModel]) -> dict[st
                 {"202": "input, run and position", "200": "it was sent before"},
                 parameters=[key],
                 requestBody=_body(new_input),
+            ),
+        },
+        "/sessions/{session}/controls": {
+            "parameters": [_SESSION],
+            "post": _operation(
+                "Cancel, steer, redirect, pause or resume; from its position on, a cancel counts for everybody",
+                {"202": "control and position", "200": "also the outcome"},
+                parameters=[key, _query("wait", "seconds to wait for the outcome, up to 60")],
+                requestBody=_body(new_control),
             ),
         },
         "/sessions/{session}/events": {

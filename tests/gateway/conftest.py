@@ -366,6 +366,7 @@ class Proxy:
         self.port = 0
         self.cut_after: int | None = None
         self.delay = 0.0
+        self.closed = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Proxy:
@@ -375,11 +376,18 @@ class Proxy:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        await self.cut()
+
+    async def cut(self) -> None:
+        """End every connection; while `closed` is set, new ones end at once, too."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _on_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.closed:
+            writer.close()
+            return
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -387,7 +395,8 @@ class Proxy:
         upstream, out = await asyncio.open_connection("127.0.0.1", self._target)
         there = asyncio.create_task(_copy(reader, out))
         try:
-            await self._answer(upstream, writer)
+            with contextlib.suppress(asyncio.CancelledError, ConnectionError, asyncio.IncompleteReadError):
+                await self._answer(upstream, writer)
         finally:
             there.cancel()
             writer.transport.abort() if (self.cut_after or 0) % 2 else writer.close()
