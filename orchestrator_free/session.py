@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import orjson
-
 from orchestrator_free import contract
+from orchestrator_free.completion import complete, complete_run, object_names
 from orchestrator_free.control import Controls
 from orchestrator_free.errors import (
     Conflict,
@@ -264,7 +263,7 @@ class Session:
         """
         view = await self.view()
         await self._publish(self._subject("meta"), {"type": "session.deleted"})
-        for name in _object_names(view):
+        for name in object_names(view):
             await self._broker.objects.delete(self.id, name)
         await self._log.purge(self.shard, self.filter)
 
@@ -391,28 +390,3 @@ class Session:
 
 def _ignore(lost: PositionLost) -> None:
     """A one-time read does not live long enough to lose its position."""
-
-
-def _object_names(view: View) -> list[str]:
-    runs = [run for agent in view["agents"] for run in agent["runs"]]
-    files = [
-        part["object"] for run in runs for part in run["parts"] if part.get("type") == "file" and part.get("object")
-    ]
-    return [run["object"] for run in runs if run["object"]] + files
-
-
-async def complete(view: View, objects: Objects) -> View:
-    """Fetch what large finished runs keep in the object store into a view."""
-    for agent in view["agents"]:
-        agent["runs"] = [await complete_run(view["session"], run, objects) for run in agent["runs"]]
-    return view
-
-
-async def complete_run(session: str, run: View, objects: Objects) -> View:
-    """Fetch the parts of one run, if they are in the object store."""
-    if not run["object"] or run["parts"]:
-        return run
-    stored = await objects.get(session, run["object"])
-    if stored is None:
-        return {**run, "error": run["error"] or f"the run's object {run['object']!r} is gone"}
-    return {**run, **orjson.loads(stored)}

@@ -28,8 +28,8 @@ from orchestrator_free.errors import (
 from orchestrator_free.fold import View
 from orchestrator_free.jetstream.bulk import BulkPublisher
 from orchestrator_free.jetstream.objects import object_name
-from orchestrator_free.run import finished, now, outsource
 from orchestrator_free.runfold import RunFold
+from orchestrator_free.runwriter import finished, now, outsource
 from orchestrator_free.server import EmbeddedServer, ServerSettings
 from orchestrator_free.session import Broker, Session, connect
 from orchestrator_free.subjects import run_id

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Any
+from typing import TYPE_CHECKING, Any
 
 import nkeys
 import pytest
@@ -22,7 +22,7 @@ from orchestrator_free.gateway.problems import problem
 from orchestrator_free.jetstream import Message
 from orchestrator_free.monitor import Monitor, MonitorSettings
 from orchestrator_free.reader import Entry, to_event
-from orchestrator_free.run import INLINE_LIMIT
+from orchestrator_free.runwriter import INLINE_LIMIT
 from orchestrator_free.server import EmbeddedServer, ServerSettings, find_binary
 from orchestrator_free.subjects import parse
 

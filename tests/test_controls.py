@@ -326,9 +326,7 @@ async def test_delegating_in_a_circle_ends_with_an_error_that_says_so(
     assert errors == [f"{name} may not delegate to {name}: 8 delegations deep already"]
 
 
-async def test_controls_for_nothing_get_an_outcome_that_says_why(
-    broker_url: str, session: Session, name: str
-) -> None:
+async def test_controls_for_nothing_get_an_outcome_that_says_why(broker_url: str, session: Session, name: str) -> None:
     """Unknown run, finished run, deadline passed, the same id again, the same id for something else."""
 
     async def quick(run: Run) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from orchestrator_free.errors import InvalidEvent
 from orchestrator_free.events import VOCABULARY, Event, decode, encode, validate
 from orchestrator_free.fold import Fold, RunFold
-from orchestrator_free.run import finished
+from orchestrator_free.runwriter import finished
 from orchestrator_free.subjects import Address, address, run_id
 
 AGENTS = ("outliner", "critic")

@@ -18,7 +18,7 @@ from orchestrator_free import Agent, Broker, Run, connect, contract
 from orchestrator_free.errors import BrokerError, PermissionDenied
 from orchestrator_free.events import encode
 from orchestrator_free.monitor import Monitor
-from orchestrator_free.run import INLINE_LIMIT
+from orchestrator_free.runwriter import INLINE_LIMIT
 from orchestrator_free.server import EmbeddedServer, ServerSettings
 
 if TYPE_CHECKING:

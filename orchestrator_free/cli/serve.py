@@ -177,7 +177,7 @@ def demo(
         folder = _agents_folder()
         programs = [folder / name for name in _DEMO_AGENTS]
         names = ["outliner", "checker", "critic"]
-        if os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"):
+        if all(os.environ.get(f"OPENAI_{name}", "").strip() for name in ("BASE_URL", "API_KEY", "MODEL")):
             programs.append(folder / "writer.py")
             names.append("writer")
         async with (

@@ -253,7 +253,9 @@ async def working_replica(judge: Any, agent: str) -> int:
 
 def attempts(client: SseClient) -> set[int]:
     """Return the highest attempt that a client has seen of the agent that is killed."""
-    seen = [orjson.loads(data)["event"] for _, data in client.events if b'"member":"ada"' in data and b"run.started" in data]
+    seen = [
+        orjson.loads(data)["event"] for _, data in client.events if b'"member":"ada"' in data and b"run.started" in data
+    ]
     return {max(event["attempt"] for event in seen)}
 
 
@@ -263,8 +265,12 @@ def judgement(clients: list[SseClient], late: SseClient, plain: Plain, view: Any
     expected = view_hash(view)
     with capsys.disabled():
         events = len(clients[0].events)
-        print(f"\n  {events} events in {took:.1f} s; feeds {digests}; views {set(views)}; the library's view {expected}")
-        print(f"  resumes per client {[client.resumes for client in clients]}; late joiner read {len(late.events)} events")
+        print(
+            f"\n  {events} events in {took:.1f} s; feeds {digests}; views {set(views)}; the library's view {expected}"
+        )
+        print(
+            f"  resumes per client {[client.resumes for client in clients]}; late joiner read {len(late.events)} events"
+        )
     assert len(digests) == 1, "live readers saw different events or another order"
     assert set(views) == {expected}
     sequences = [int(position.rpartition("-")[2]) for position, _ in clients[0].events]

@@ -130,7 +130,9 @@ class Feed:
             sock.close()
             raise
         # A limit of one byte: what this client does not read stays in the kernel.
-        self._reader, self._writer = await asyncio.open_connection(sock=sock, limit=1 if self._receive_buffer else 2**16)
+        self._reader, self._writer = await asyncio.open_connection(
+            sock=sock, limit=1 if self._receive_buffer else 2**16
+        )
         lines = [f"GET {self.target} HTTP/1.1", "host: test", *(f"{k}: {v}" for k, v in self.headers.items()), "", ""]
         self._writer.write("\r\n".join(lines).encode())
 
@@ -242,9 +244,7 @@ class Serving:
 
 
 @asynccontextmanager
-async def _serve(
-    url: str, *, settings: GatewaySettings | None = None, **server: Any
-) -> AsyncIterator[Serving]:
+async def _serve(url: str, *, settings: GatewaySettings | None = None, **server: Any) -> AsyncIterator[Serving]:
     async with connect(url, member="gateway") as broker:
         gateway = Gateway(broker, settings=settings)
         async with (

@@ -35,9 +35,7 @@ async def test_two_hundred_clients_open_a_session_once(
     """All at the same moment: one reader, one subscription; each of them has everything, and what comes then."""
     await pen.story("ada", deltas=20)
     async with AsyncExitStack() as stack:
-        feeds = await asyncio.gather(
-            *(stack.enter_async_context(gateway.feed(pen.session)) for _ in range(200))
-        )
+        feeds = await asyncio.gather(*(stack.enter_async_context(gateway.feed(pen.session)) for _ in range(200)))
         await eventually(lambda: all(len(feed.events) == len(pen.sequences) for feed in feeds), 30)
         assert await live_subscriptions(broker, pen.session) == 1
         assert gateway.count("catch_up_events_count") == 1
@@ -193,7 +191,7 @@ async def test_clients_that_come_and_go_leave_nothing_behind(
     for number in range(300):
         async with gateway.feed(pen.session, **({"agents": f"a{number}"} if number % 2 else {})) as feed:
             if number % 3:
-                await eventually(lambda: feed.body or feed.end)  # noqa: B023
+                await eventually(lambda: feed.body or feed.end)
     channel = gateway.hub.hot(pen.session)
     await eventually(lambda: channel.clients == 0)
     await eventually(lambda: gateway.server.connections <= 1)

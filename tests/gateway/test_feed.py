@@ -15,8 +15,6 @@ from orchestrator_free.fold import Fold
 from orchestrator_free.gateway.settings import GatewaySettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from orchestrator_free.session import Broker
 
 ENVELOPE = Path(__file__).parents[2] / "broker" / "schemas" / "envelope.json"

@@ -14,8 +14,6 @@ from jsonschema import Draft202012Validator
 from starlette.routing import Route
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from orchestrator_free.session import Broker
 
 Fresh = "Callable[[str], str]"
@@ -206,9 +204,7 @@ async def test_the_view_holds_what_a_large_run_keeps_outside_the_log(gateway: An
     await pen.create("ada")
     await ann.objects.put(pen.session, "run-1", orjson.dumps(parts))
     await pen.start("ada")
-    await pen.write(
-        "ada", "run", {"type": "run.finished", "status": "done", "object": "run-1"}, id="r1", rollup=True
-    )
+    await pen.write("ada", "run", {"type": "run.finished", "status": "done", "object": "run-1"}, id="r1", rollup=True)
     view = (await gateway.http.get(f"/sessions/{pen.session}")).json()
     feed = await gateway.read(pen.session, snapshot="1", until="idle")
     assert view["agents"][0]["runs"][0]["parts"][0]["text"] == text

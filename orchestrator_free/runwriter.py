@@ -1,0 +1,183 @@
+"""The writer that puts a run into the log.
+
+The writer is ack-clocked: one publish is in flight, what the handler writes meanwhile is merged into the next. On a
+near broker every token is an event of its own; on a far or busy one events get fewer and larger by themselves. Every
+write expects the last sequence of the run, so order, retries and the fencing of a dead attempt are one mechanism.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+
+from orchestrator_free.errors import Conflict, OrchestratorFreeError, RunFenced, RunFinished
+from orchestrator_free.events import Body, encode, validate
+from orchestrator_free.fold import RunFold
+from orchestrator_free.jetstream import Objects, Wire
+from orchestrator_free.jetstream.objects import object_name
+
+#: bytes of merged text in one event
+MERGE_BYTES: Final = 32 * 1024
+#: bytes a handler may be ahead of the broker before its writes wait
+_AHEAD: Final = 512 * 1024
+#: a finished run above this goes to the object store
+INLINE_LIMIT: Final = 256 * 1024
+HEADROOM_BYTES: Final = 8 * 1024
+
+
+def now() -> str:
+    """Return the time as the broker writes it: RFC 3339, UTC."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+class RunWriter:
+    """Publishes one attempt of a run.
+
+    Attributes:
+        fold: what was written so far, folded.
+        first_write: loop time of the attempt's first output, None before.
+    """
+
+    def __init__(self, wire: Wire, subject: str, fold: RunFold, *, last: int) -> None:
+        self._wire = wire
+        self._subject = subject
+        self._last = last
+        self._pending: deque[Body] = deque()
+        self._merge: dict[tuple[str, str], Body] = {}
+        self._ahead = 0
+        self._error: Exception | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._room = asyncio.Event()
+        self._ended = False
+        self.fold = fold
+        self.first_write: float | None = None
+
+    async def start(self, attempt: int, source: str, parent: Any, replica: str) -> None:
+        """Begin an attempt: from its position on, earlier attempts' output no longer counts.
+
+        Raises:
+            Conflict: another replica began one first.
+        """
+        body: Body = {"type": "run.started", "attempt": attempt, "input": source, "replica": replica}
+        if parent is not None:
+            body["parent"] = parent
+        self._last = await self._wire.publish(self._subject, encode(body), expect=self._last)
+        self.fold.apply(body, self._last, now())
+
+    async def write(self, body: Body) -> None:
+        """Append an event; returns as soon as there is room, not when it is stored.
+
+        Raises:
+            RunFinished: the run has ended.
+            RunFenced: another attempt owns the run.
+            BrokerError: an earlier event could not be stored.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._ended:
+            raise RunFinished(f"run {self.fold.run} has ended, {body['type']} was not written")
+        if not self.fold.apply(body, self.fold.last, now()):
+            validate("run", body)
+            raise RunFinished(f"part {body.get('part')!r} of run {self.fold.run} is closed")
+        if self.first_write is None:
+            self.first_write = asyncio.get_running_loop().time()
+        self._append(body)
+        if self._ahead > _AHEAD:
+            self._room.clear()
+            await self._room.wait()
+        else:
+            await asyncio.sleep(0)  # let what is ready to leave, leave: a handler need not await anything else
+
+    def _append(self, body: Body) -> None:
+        """Queue an event, merged into a waiting delta of the same part."""
+        text = body.get("text")
+        key = (body["type"], body.get("part") or body.get("call") or "")
+        mergeable = body["type"].endswith(".delta")
+        waiting = self._merge.get(key) if mergeable else None
+        self._ahead += len(text) if isinstance(text, str) else 256
+        if waiting is not None and len(waiting["text"]) + len(body["text"]) <= MERGE_BYTES:
+            waiting["text"] += body["text"]
+            return
+        if mergeable:
+            body = dict(body)
+            self._merge[key] = body
+        self._pending.append(body)
+        if self._task is None:
+            self._task = asyncio.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        """Publish what waits, one at a time, each expecting the one before."""
+        try:
+            while self._pending:
+                body = self._pending.popleft()
+                self._merge.pop((body["type"], body.get("part") or body.get("call") or ""), None)
+                payload = encode(body)
+                self._last = await self._wire.publish(self._subject, payload, expect=self._last)
+                self._ahead = max(0, self._ahead - max(256, len(body.get("text", "")))) if self._pending else 0
+                self._room.set()
+        except Conflict as conflict:
+            self._error = RunFenced(f"another attempt owns run {self.fold.run} of {self.fold.agent}: {conflict}")
+        except OrchestratorFreeError as error:
+            self._error = error
+        finally:
+            self._task = None
+            self._room.set()
+
+    async def drained(self) -> None:
+        """Wait until everything written is stored.
+
+        Raises:
+            RunFenced, BrokerError: it will not be.
+        """
+        while self._task is not None:
+            await asyncio.shield(self._task)
+        if self._error is not None:
+            raise self._error
+
+    @property
+    def fenced(self) -> bool:
+        """Whether another attempt owns the run."""
+        return isinstance(self._error, RunFenced)
+
+    async def finish(self, status: str, error: str | None, objects: Objects, session: str, *, compact: bool) -> None:
+        """End the run with one self-contained event that replaces its deltas.
+
+        Raises:
+            RunFenced: another attempt owns the run.
+        """
+        self._ended = True
+        await self.drained()
+        body = finished(self.fold, status, error)
+        payload = encode(body)
+        if len(payload) > min(INLINE_LIMIT, self._wire.max_payload - HEADROOM_BYTES):
+            payload = encode(await outsource(body, session, objects))
+        try:
+            self._last = await self._wire.publish(self._subject, payload, expect=self._last, rollup=compact)
+        except Conflict as conflict:
+            self._error = RunFenced(f"another attempt owns run {self.fold.run} of {self.fold.agent}: {conflict}")
+            raise self._error from conflict
+
+
+def finished(fold: RunFold, status: str, error: str | None) -> Body:
+    """Return the self-contained end of a run; tool calls still open end as errors."""
+    for part in list(fold.parts.values()):
+        if part.get("type") == "tool" and part.get("status") == "running":
+            fold.apply({"type": "tool.error", "call": part["call"], "error": "the run ended first"}, fold.last, now())
+    parts = [{name: value for name, value in part.items() if name != "open"} for part in fold.part_views()]
+    body: Body = {
+        "type": "run.finished", "status": status, "attempt": fold.attempt, "input": fold.input, "usage": fold.usage,
+        "parts": parts, "attempts": fold.attempts, "first": fold.first, "started": fold.started,
+    }  # fmt: skip
+    return body | {name: value for name, value in (("error", error), ("parent", fold.parent)) if value is not None}
+
+
+async def outsource(body: Body, session: str, objects: Objects) -> Body:
+    """Move the parts of a large finished run to the object store; return the event that points there."""
+    stored = orjson.dumps({"parts": body["parts"], "attempts": body["attempts"]})
+    name = object_name(stored, "run")
+    await objects.put(session, name, stored)
+    return {key: value for key, value in body.items() if key not in ("parts", "attempts")} | {"object": name}
