@@ -1,6 +1,5 @@
 """Names, subjects and positions: what is in the grammar comes back as it was, all else is refused by name."""
 
-# ruff: noqa: RUF001 - look-alikes are what this is about
 from __future__ import annotations
 
 import asyncio

@@ -241,7 +241,7 @@ async def test_until_idle_ends_when_nothing_is_open_or_waiting(gateway: Any, pen
     async with gateway.feed(pen.session, until="idle") as feed, gateway.feed(pen.session) as other:
         for agent in ("ada", "bob"):
             await pen.write(agent, "run", {"type": "run.started", "attempt": 1, "input": "ann/i1"}, id=_run("i1"))
-            await eventually(lambda: other.events and other.events[-1].envelope["member"] == agent)  # noqa: B023
+            await eventually(lambda: other.events and other.events[-1].envelope["member"] == agent)
             assert feed.end is None
             await pen.finish(agent, run=_run("i1"))
         await eventually(lambda: feed.end)

@@ -270,7 +270,7 @@ async def test_a_client_that_goes_on_sending_is_no_offence() -> None:
         while time.monotonic() - started < 1.0:
             writer.write(b"5\r\nhello\r\n")
             pieces += 1
-            await until(lambda: desk.received == 5 * pieces)  # noqa: B023 - awaited here
+            await until(lambda: desk.received == 5 * pieces)
         writer.write(b"0\r\n\r\n")
 
         assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 200")
