@@ -21,8 +21,9 @@ from typing import Any, Final, Literal
 import orjson
 
 from orchestrator_free.errors import InvalidEvent, InvalidName, TooLarge
-from orchestrator_free.events import Body, Event, decode, encode, validate
+from orchestrator_free.events import Body, Event, decode, encode
 from orchestrator_free.subjects import KINDS, Address, address, check_name
+from orchestrator_free.vocabulary import validate
 
 FORMAT: Final = "orchestrator-free session"
 VERSION: Final = 1

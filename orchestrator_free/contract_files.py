@@ -16,9 +16,9 @@ from pydantic import BaseModel
 
 from orchestrator_free import contract
 from orchestrator_free.documents import PARTS, Envelope, Problem, View
-from orchestrator_free.events import VOCABULARY
 from orchestrator_free.server import ServerSettings, server_config
 from orchestrator_free.subjects import KINDS, LIVE, ROOT
+from orchestrator_free.vocabulary import VOCABULARY
 
 COMMAND: Final = "make contract"
 _USAGE: Final = "python -m orchestrator_free.contract_files FOLDER [SHARDS]"

@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator_free.errors import InvalidEvent
-from orchestrator_free.events import Body, validate
+from orchestrator_free.events import Body
 from orchestrator_free.subjects import ALL, Position
+from orchestrator_free.vocabulary import validate
 
 if TYPE_CHECKING:
     from orchestrator_free.session import Session

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from orchestrator_free.events import Data, File, Raw, RunNotice, RunRef, Source
+from orchestrator_free.vocabulary import Data, File, Raw, RunNotice, RunRef, Source
 
 
 class _Document(BaseModel):

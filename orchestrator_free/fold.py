@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from orchestrator_free.errors import InvalidEvent
-from orchestrator_free.events import Event, validate
+from orchestrator_free.events import Event
 from orchestrator_free.runfold import FINAL, RunFold, View
 from orchestrator_free.subjects import ALL, run_id
+from orchestrator_free.vocabulary import validate
 
 __all__ = ["FINAL", "Fold", "RunFold", "View"]
 

@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from orchestrator_free.errors import InvalidInput
+from orchestrator_free.server import DIE_WITH_PARENT
 
 _log = structlog.get_logger("orchestrator_free.launcher")
 
@@ -98,9 +99,10 @@ class Launcher:
 
     async def _run(self, replica: Replica) -> int:
         environment = {**os.environ, **self.environment, "PYTHONUNBUFFERED": "1"}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, str(replica.program), env=environment, start_new_session=True
-        )
+        command = [sys.executable, str(replica.program)]
+        if sys.platform == "linux":  # nothing is left running when we are killed
+            command = [sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid()), *command]
+        process = await asyncio.create_subprocess_exec(*command, env=environment, start_new_session=True)
         replica.pid = process.pid
         replica.starts += 1
         try:

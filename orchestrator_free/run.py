@@ -87,7 +87,7 @@ class Run:
         self.session = session
 
     async def emit(self, body: Mapping[str, Any]) -> None:
-        """Write an event of the vocabulary (`orchestrator_free.events`) as it is; unknown types pass through.
+        """Write an event of the vocabulary (`orchestrator_free.vocabulary`) as it is; unknown types pass through.
 
         Raises:
             InvalidEvent: a known type with a wrong field.

@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from orchestrator_free.errors import InvalidEvent
-from orchestrator_free.events import Body, validate
+from orchestrator_free.events import Body
+from orchestrator_free.vocabulary import validate
 
 View = dict[str, Any]
 

@@ -15,10 +15,11 @@ from typing import Any, Final
 import orjson
 
 from orchestrator_free.errors import Conflict, OrchestratorFreeError, RunFenced, RunFinished
-from orchestrator_free.events import Body, encode, validate
+from orchestrator_free.events import Body, encode
 from orchestrator_free.fold import RunFold
 from orchestrator_free.jetstream import Objects, Wire
 from orchestrator_free.jetstream.objects import object_name
+from orchestrator_free.vocabulary import validate
 
 #: bytes of merged text in one event
 MERGE_BYTES: Final = 32 * 1024

@@ -23,13 +23,14 @@ from orchestrator_free.errors import (
     SessionExists,
     SessionNotFound,
 )
-from orchestrator_free.events import Body, Event, decode, encode, validate
+from orchestrator_free.events import Body, Event, decode, encode
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.follower import Follower
 from orchestrator_free.jetstream import Log, Objects, PullConsumer, Wire, WireOptions
 from orchestrator_free.reader import Entry, Reader, to_event
 from orchestrator_free.subjects import ROOT, Position, address, check_name, parse, run_id, session_filter
 from orchestrator_free.subscription import Delivery, Start, deliveries, durable_config
+from orchestrator_free.vocabulary import validate
 
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
 

@@ -17,7 +17,7 @@ import structlog
 
 from orchestrator_free import contract
 from orchestrator_free.errors import BrokerError, Conflict, InvalidEvent, RunFenced
-from orchestrator_free.events import Body, Event, decode, validate
+from orchestrator_free.events import Body, Event, decode
 from orchestrator_free.fold import RunFold
 from orchestrator_free.jetstream import Delivery, PullConsumer
 from orchestrator_free.obedience import ActiveRun, Obedience
@@ -27,6 +27,7 @@ from orchestrator_free.runwriter import RunWriter
 from orchestrator_free.session import Broker, Session
 from orchestrator_free.stats import AgentStats
 from orchestrator_free.subjects import ALL, Address, address, parse, run_id
+from orchestrator_free.vocabulary import validate
 
 _log = structlog.get_logger("orchestrator_free.agent")
 

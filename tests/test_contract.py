@@ -16,7 +16,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from orchestrator_free import Agent, Broker, Run, RunError, Session, connect, contract, contract_files
-from orchestrator_free.events import VOCABULARY, decode, encode
+from orchestrator_free.events import decode, encode
 from orchestrator_free.gateway.frames import Frame
 from orchestrator_free.gateway.problems import problem
 from orchestrator_free.jetstream import Message
@@ -25,6 +25,7 @@ from orchestrator_free.reader import Entry, to_event
 from orchestrator_free.runwriter import INLINE_LIMIT
 from orchestrator_free.server import EmbeddedServer, ServerSettings, find_binary
 from orchestrator_free.subjects import parse
+from orchestrator_free.vocabulary import VOCABULARY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator_free.errors import InvalidEvent
-from orchestrator_free.events import VOCABULARY, Event, decode, encode, validate
+from orchestrator_free.events import Event, decode, encode
 from orchestrator_free.fold import RunFold
 from orchestrator_free.subjects import address
+from orchestrator_free.vocabulary import VOCABULARY, validate
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)

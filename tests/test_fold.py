@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator_free.errors import InvalidEvent
-from orchestrator_free.events import VOCABULARY, Event, decode, encode, validate
+from orchestrator_free.events import Event, decode, encode
 from orchestrator_free.fold import Fold, RunFold
 from orchestrator_free.runwriter import finished
 from orchestrator_free.subjects import Address, address, run_id
+from orchestrator_free.vocabulary import VOCABULARY, validate
 
 AGENTS = ("outliner", "critic")
 Body = dict[str, Any]

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import zlib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,15 +120,15 @@ async def test_a_durable_consumer_filters_by_agent_and_kind(
 
 
 async def test_a_durable_consumer_starts_at_the_beginning_a_sequence_a_time_or_new(
-    js: JetStreamContext, fresh: Callable[[str], str]
+    js: JetStreamContext, fresh: Callable[[str], str], eventually: Callable[..., Any]
 ) -> None:
     """The four ways to begin; each name keeps its own position."""
     session = fresh("s")
     await send(js, session, "outliner", "one", "1")
     second = await send(js, session, "outliner", "two", "2")
-    await asyncio.sleep(0.01)
-    between = datetime.now(UTC)
-    await asyncio.sleep(0.01)
+    stored = datetime.now(UTC)
+    between = stored + timedelta(milliseconds=5)
+    await eventually(lambda: datetime.now(UTC) > between + timedelta(milliseconds=5))
     await send(js, session, "outliner", "three", "3")
     starts: dict[str, dict[str, Any]] = {
         "one": {"deliver_policy": DeliverPolicy.ALL},

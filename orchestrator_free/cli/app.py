@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import orjson
 import typer
@@ -25,13 +25,13 @@ from orchestrator_free.cli.options import (
     run,
     write_json,
 )
-from orchestrator_free.cli.render import render_head, render_sessions, render_view
+from orchestrator_free.cli.render import clean, render_head, render_sessions, render_view
+from orchestrator_free.cli.watch import print_answers, print_events
 from orchestrator_free.errors import InvalidInput, SessionExists
-from orchestrator_free.events import Event
-from orchestrator_free.fold import Fold
+from orchestrator_free.gateway.frames import Selection
 from orchestrator_free.logs import configure
 from orchestrator_free.session import DEFAULT_URL, Session
-from orchestrator_free.subjects import KINDS
+from orchestrator_free.subjects import KINDS, Position, check_name
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -54,7 +54,7 @@ def _reach(
     nkey: Nkey = None,
     token: Token = None,
     ca: Ca = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="What is logged.")] = "info",
 ) -> None:
     reach.url, reach.credentials, reach.nkey, reach.token, reach.ca = url, credentials, nkey, token, ca
     configure(level=log_level)
@@ -73,21 +73,20 @@ def send(
 ) -> None:
     """Send an input to a session; the session is begun if there is none."""
 
-    async def work() -> None:
+    async def work() -> int:
+        names = [check_name("--to", name) for name in to.split(",")]
         words = typer.get_text_stream("stdin").read() if text == "-" else text
         async with reach.connect(sender) as broker:
             target = broker.session(session)
             if not await target.exists():
                 await _begin(target)
-            names = to.split(",") if "," in to else to
             sent = await target.send(words, to=names, data=_json_option(data), id=id)
             answer = {"session": session, "input": sent.input, "run": sent.run, "position": str(sent.position)}
             if as_json:
                 write_json(answer)
             else:
                 err.print(f"sent as input {sent.input}, run {sent.run}, at {sent.position}", highlight=False)
-            if wait:
-                await _print_events(target, None, None, None, as_json=as_json, until_idle=True)
+            return await print_answers(broker, target, sent, names, as_json=as_json) if wait else 0
 
     run(work())
 
@@ -120,42 +119,13 @@ def tail(
     """Follow a session's events, from the beginning or a position."""
 
     async def work() -> None:
+        chosen = Selection.parse(agents or "", kinds or "", "sse")
+        position = Position.parse(after) if after is not None else None
         async with reach.connect() as broker:
             target = broker.session(session)
-            await target.view(whole=False)  # an unknown session is an error here, not a long silence
-            await _print_events(target, after, agents, kinds, as_json=as_json, until_idle=until_idle)
+            await print_events(target, position, chosen.takes, as_json=as_json, until_idle=until_idle)
 
-    run(work())
-
-
-async def _print_events(
-    session: Session, after: str | None, agents: str | None, kinds: str | None, *, as_json: bool, until_idle: bool
-) -> None:
-    members = set(agents.split(",")) if agents else None
-    chosen = set(kinds.split(",")) if kinds else None
-    fold = Fold(session.id)
-    end = (await session.view(whole=False))["position"] if until_idle else ""
-    async for event in session.follow(after):
-        fold.apply(event)
-        if (members is None or event.member in members) and (chosen is None or event.kind in chosen):
-            _print_event(session, event, as_json=as_json)
-        reached = event.sequence >= int(end.rpartition("-")[2] or 0)
-        if until_idle and reached and next(fold.waiting(), None) is None:
-            return
-
-
-def _print_event(session: Session, event: Event, *, as_json: bool) -> None:
-    position = str(session.position(event.sequence))
-    if as_json:
-        where = {"position": position, "time": event.time, "member": event.member, "kind": event.kind, "id": event.id}
-        write_json({**where, "event": event.body})
-        return
-    rest = {name: value for name, value in event.body.items() if name != "type"}
-    line = Text.assemble(
-        (f"{position:>16} ", "dim"), (f"{event.member:12} ", "cyan"), (f"{event.type:16} ", "bold"),
-        orjson.dumps(rest).decode() if "text" not in rest else str(rest["text"]),
-    )  # fmt: skip
-    out.print(line, soft_wrap=True)
+    run(work(), endless=not until_idle)
 
 
 @app.command()
@@ -194,7 +164,7 @@ def show(session: SessionName, as_json: AsJson = False) -> None:
             return
         out.print(render_head(view))
         for entry in view["inputs"]:
-            out.print(Text.assemble((f"{entry['from']} → {entry['to']}: ", "bold"), entry["text"][:500]))
+            out.print(Text.assemble((f"{entry['from']} → {entry['to']}: ", "bold"), clean(entry["text"][:500])))
         out.print(render_view(view))
 
     run(work())

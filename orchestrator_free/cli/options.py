@@ -13,8 +13,10 @@ from typing import Annotated, Any, Final
 import orjson
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from orchestrator_free import loop
+from orchestrator_free.cli.render import clean
 from orchestrator_free.errors import (
     BrokerUnreachable,
     InvalidInput,
@@ -68,14 +70,17 @@ class Reach:
 reach = Reach()
 
 
-def run(work: Coroutine[Any, Any, int | None]) -> None:
-    """Run a command to its end and exit: errors become one line and an exit code that means something."""
+def run(work: Coroutine[Any, Any, int | None], *, endless: bool = False) -> None:
+    """Run a command to its end and exit: errors become one line and an exit code that means something.
+
+    A signal is the good end of an endless command; of any other it is an interruption.
+    """
     try:
-        code = loop.run(_until_signal(work))
+        code = loop.run(_until_signal(work, endless=endless))
     except KeyboardInterrupt:
         code = 130
     except OrchestratorFreeError as error:
-        err.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        err.print(Text.assemble(("error: ", "bold red"), clean(error)), highlight=False, soft_wrap=True)
         code = _code(error)
     raise typer.Exit(code or 0)
 
@@ -88,7 +93,7 @@ def _code(error: OrchestratorFreeError) -> int:
     return EXIT_USAGE if isinstance(error, InvalidInput) else EXIT_FAILED
 
 
-async def _until_signal(work: Coroutine[Any, Any, int | None]) -> int | None:
+async def _until_signal(work: Coroutine[Any, Any, int | None], *, endless: bool) -> int | None:
     """Let SIGTERM and SIGINT end the work by cancellation, so that everything it started is stopped."""
     task = asyncio.create_task(work)
     running = asyncio.get_running_loop()
@@ -106,7 +111,7 @@ async def _until_signal(work: Coroutine[Any, Any, int | None]) -> int | None:
     except asyncio.CancelledError:
         if not stopped:
             raise
-        return 0
+        return 0 if endless else 128 + stopped[0]
 
 
 def write_json(value: Any) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from rich.columns import Columns
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -13,14 +12,23 @@ from rich.text import Text
 from orchestrator_free.fold import View
 
 _COLOURS: Final = ("cyan", "magenta", "green", "yellow", "blue", "red")
-_MARKS: Final = {
-    "running": "[yellow]● running[/]",
-    "done": "[green]✔ done[/]",
-    "error": "[red]✘ error[/]",
-    "failed": "[red]✘ failed[/]",
-    "cancelled": "[dim]■ cancelled[/]",
-    "lost": "[red]? lost, waiting for a replica[/]",
+_STATES: Final = {
+    "running": ("● running", "yellow"),
+    "done": ("✔ done", "green"),
+    "error": ("✘ error", "red"),
+    "failed": ("✘ failed", "red"),
+    "cancelled": ("■ cancelled", "dim"),
+    "lost": ("? lost, waiting for a replica", "red"),
 }
+#: panels narrower than this go one below the other
+_NARROWEST: Final = 36
+#: what a terminal would take for a command: C0 without line feed and tab, DEL, C1
+_CONTROLS: Final = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
+
+
+def clean(text: object) -> str:
+    """Return text that somebody else wrote, without what a terminal would obey."""
+    return str(text).translate(_CONTROLS)
 
 
 def colour(place: int) -> str:
@@ -28,79 +36,123 @@ def colour(place: int) -> str:
     return _COLOURS[place % len(_COLOURS)]
 
 
-def render_view(view: View, *, lines: int | None = None, width: int | None = None) -> RenderableType:
-    """Return the session as panels side by side, or one below the other where there is no room.
+def render_view(view: View, *, size: tuple[int, int] | None = None) -> RenderableType:
+    """Return the session as panels, one per agent.
 
     Args:
         view: the folded view.
-        lines: show at most so many lines of each agent, the last ones; None for everything.
-        width: of a panel; None for the whole width.
+        size: columns and lines to fill exactly, with the end of what each agent says, side by side if there is room;
+            None for all of it, one below the other.
     """
-    panels = [_panel(agent, colour(place), lines=lines, width=width) for place, agent in enumerate(view["agents"])]
-    if not panels:
+    agents = _agents(view)
+    if not agents:
         return Text("no agent has begun yet", style="dim")
-    return Columns(panels, equal=True, expand=True) if width else Group(*panels)
+    if size is None:
+        return Group(*(_panel(agent, colour(place)) for place, agent in enumerate(agents)))
+    width, height = size
+    if width // len(agents) >= _NARROWEST:
+        table = Table.grid(expand=True)
+        for _ in agents:
+            table.add_column(ratio=1)
+        each = (width // len(agents), height)
+        table.add_row(*(_panel(agent, colour(place), each) for place, agent in enumerate(agents)))
+        return table
+    heights = [height // len(agents) + (place < height % len(agents)) for place in range(len(agents))]
+    return Group(*(_panel(agent, colour(place), (width, heights[place])) for place, agent in enumerate(agents)))
+
+
+def _agents(view: View) -> list[dict[str, Any]]:
+    """Return the agents in a lasting order: those the session names, begun or not, then the others."""
+    found = {agent["agent"]: agent for agent in view["agents"]}
+    waiting: dict[str, Any] = {"status": "waiting", "reason": None, "runs": []}
+    named = [found.pop(name, {**waiting, "agent": name}) for name in dict.fromkeys(view["meta"]["agents"])]
+    return [*named, *found.values()]
 
 
 def render_head(view: View) -> Text:
     """Return one line about the session."""
-    title = view["meta"]["title"] or view["session"]
-    return Text.assemble((title, "bold"), ("  session ", "dim"), view["session"], ("  at ", "dim"), view["position"])
+    title = clean(view["meta"]["title"] or view["session"])
+    parts = ((title, "bold"), ("  session ", "dim"), view["session"], ("  at ", "dim"), view["position"])
+    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
 
 
-def _panel(agent: dict[str, Any], style: str, *, lines: int | None, width: int | None) -> Panel:
+def _panel(agent: dict[str, Any], style: str, size: tuple[int, int] | None = None) -> Panel:
     body = Text()
     for run in agent["runs"]:
         _append_run(body, run)
-    if lines is not None:
-        body = _tail(body, lines, (width or 80) - 4)
+    body.rstrip()
+    if size is not None:
+        body = _tail(body, size[1] - 2, size[0] - 4)
+    name = Text(clean(agent["agent"]), style="bold")
+    return Panel(body, title=name, subtitle=_state(agent), border_style=style, height=None if size is None else size[1])
+
+
+def _state(agent: dict[str, Any]) -> Text:
     last = agent["runs"][-1] if agent["runs"] else None
-    state = _MARKS.get(last["status"], last["status"]) if last else "[dim]idle[/]"
     if agent["status"] == "offline":
-        state = f"[red]offline[/] {agent['reason'] or ''}"
-    if last and last["attempt"] > 1:
-        state += f" [dim]attempt {last['attempt']}[/]"
-    return Panel(body, title=f"[bold]{agent['agent']}[/]", subtitle=state, border_style=style, width=width)
+        return Text(f"offline: {clean(agent['reason'] or '')}", style="red")
+    if last is None:
+        return Text("○ waiting" if agent["status"] == "waiting" else "idle", style="dim")
+    words, style = _STATES.get(last["status"], (clean(last["status"]), ""))
+    state = Text(words, style=style)
+    if last["attempt"] > 1:
+        state.append(f" attempt {last['attempt']}", style="dim")
+    return state
 
 
 def _tail(text: Text, lines: int, width: int) -> Text:
-    """Return the last lines of a text as they are wrapped."""
-    from rich.console import Console
-
-    wrapped = text.wrap(Console(width=width), width)
-    shown = wrapped[-lines:] if len(wrapped) > lines else wrapped
-    return Text("\n").join(shown)
+    """Return the last lines of a text as they are wrapped; whole paragraphs are, so that no line jumps."""
+    start = text.plain.rfind("\n", 0, max(0, len(text) - lines * width)) + 1
+    wrapped = text[start:].wrap(Console(width=width), width)
+    return Text("\n").join(wrapped[-max(1, lines) :])
 
 
 def _append_run(body: Text, run: dict[str, Any]) -> None:
+    _new_line(body)
+    last = ""
     for part in run["parts"]:
-        match part.get("type"):
-            case "text":
-                body.append(part["text"])
-            case "reasoning":
-                body.append(part["text"], style="dim italic")
-            case "tool":
-                _append_tool(body, part)
-            case "source":
-                body.append(f"\n↗ {part.get('title') or part.get('url')}", style="blue")
-            case "file":
-                body.append(f"\n▤ {part['name']} ({part.get('size')} bytes)", style="blue")
-            case "data":
-                body.append(f"\n◆ {part['name']}", style="dim")
-            case "error":
-                body.append(f"\n! {part['message']}", style="red")
+        kind = part.get("type")
+        if kind != last or kind not in ("text", "reasoning"):
+            _new_line(body)
+        last = kind
+        words, style = _words(part)
+        body.append(clean(words), style=style)
     if run["error"]:
-        body.append(f"\n{run['error']}", style="red")
-    body.append("\n")
+        _new_line(body)
+        body.append(clean(run["error"]), style="red")
 
 
-def _append_tool(body: Text, part: dict[str, Any]) -> None:
-    if len(body) and not body.plain.endswith("\n"):
+def _new_line(body: Text) -> None:
+    if body.plain and not body.plain.endswith("\n"):
         body.append("\n")
-    marks = {"running": "…", "done": "✔", "error": "✘"}
-    seconds = f" {part['seconds']:.2f} s" if part.get("seconds") is not None else ""
+
+
+def _words(part: dict[str, Any]) -> tuple[str, str]:
+    """Return a part as text, and its style; parts come from anywhere, so nothing in them is sure to be there."""
+    match part.get("type"):
+        case "text":
+            return str(part.get("text", "")), ""
+        case "reasoning":
+            return str(part.get("text", "")), "dim italic"
+        case "tool":
+            return _tool_words(part), "yellow"
+        case "source":
+            return f"↗ {part.get('title') or part.get('url')}", "blue"
+        case "file":
+            return f"▤ {part.get('name')} ({part.get('size')} bytes)", "blue"
+        case "data":
+            return f"◆ {part.get('name')}", "dim"
+        case "error":
+            return f"! {part.get('message')}", "red"
+    return "", ""
+
+
+def _tool_words(part: dict[str, Any]) -> str:
+    mark = {"running": "…", "done": "✔", "error": "✘"}.get(str(part.get("status")), "")
+    taken = part.get("seconds")
+    seconds = f" {taken:.2f} s" if isinstance(taken, int | float) else ""
     problem = f" {part['error']}" if part.get("error") else ""
-    body.append(f"{marks.get(part['status'], '')} {part['tool']}{seconds}{problem}\n", style="yellow")
+    return f"{mark} {part.get('tool')}{seconds}{problem}"
 
 
 def render_sessions(rows: list[tuple[str, str, str, str]]) -> Table:
@@ -109,5 +161,5 @@ def render_sessions(rows: list[tuple[str, str, str, str]]) -> Table:
     for name in ("session", "title", "agents", "created"):
         table.add_column(name)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(clean(cell)) for cell in row))
     return table

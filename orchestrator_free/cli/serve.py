@@ -20,7 +20,7 @@ from rich.text import Text
 
 from orchestrator_free.cli.options import EXIT_FAILED, AsJson, err, out, reach, run, write_json
 from orchestrator_free.cli.render import render_head, render_view
-from orchestrator_free.errors import BrokerStartError, InvalidInput
+from orchestrator_free.errors import BrokerError, BrokerStartError, InvalidInput
 from orchestrator_free.fold import Fold
 from orchestrator_free.gateway.app import Gateway
 from orchestrator_free.gateway.serving import Server
@@ -33,6 +33,8 @@ from orchestrator_free.session import Broker, Session, connect
 
 DATA: Final = Path(".orchestrator-free")
 DOCUMENT_BYTES: Final = 700_000
+#: a terminal of fewer lines shows fewer hints
+_ROOMY_LINES: Final = 32
 _DEMO_AGENTS: Final = ("outliner.py", "checker.py", "critic.py")
 
 Data = Annotated[Path, typer.Option(help="Folder of the embedded broker: log, objects, its configuration.")]
@@ -53,6 +55,19 @@ class _Upstream:
     url: str
     monitor_url: str | None = None
     durability: str = "unknown"
+    server: EmbeddedServer | None = None
+
+    async def ended(self) -> None:
+        """Wait until the embedded broker ends by itself, for ever if there is none.
+
+        Raises:
+            BrokerError: it has.
+        """
+        if self.server is None:
+            await asyncio.Event().wait()
+            return
+        code = await self.server.wait()
+        raise BrokerError(f"the broker ended with code {code}; its log, {self.server.log_path}, says why")
 
 
 @asynccontextmanager
@@ -61,7 +76,7 @@ async def _broker(external: str | None, settings: ServerSettings) -> AsyncIterat
         yield _Upstream(external)
         return
     async with EmbeddedServer(settings) as server:
-        yield _Upstream(server.url, server.monitor_url, settings.durability)
+        yield _Upstream(server.url, server.monitor_url, settings.durability, server)
 
 
 @asynccontextmanager
@@ -107,9 +122,9 @@ def up(
             err.print(f"broker  [bold]{url}[/]  durability {known}", highlight=False)
             if not broker and url != "nats://127.0.0.1:4222":
                 err.print(f"agents elsewhere:  export ORCHESTRATOR_FREE_URL={url}", highlight=False)
-            await asyncio.Event().wait()
+            await upstream.ended()
 
-    run(work())
+    run(work(), endless=True)
 
 
 def launch(
@@ -122,7 +137,7 @@ def launch(
         async with Launcher(programs, replicas, {"ORCHESTRATOR_FREE_URL": reach.url}) as launcher:
             await launcher.wait()
 
-    run(work())
+    run(work(), endless=True)
 
 
 def lag(
@@ -154,7 +169,7 @@ def lag(
             table.add_row(*(str(cell) for cell in row.as_dict().values()))
         out.print(table)
 
-    run(work())
+    run(work(), endless=serve)
 
 
 # -- the demonstration ------------------------------------------------------------------------------------------
@@ -192,7 +207,7 @@ def demo(
             watch = _watch_hints(gateway, upstream.url, session.id)
             return await (_show_live(session, watch) if live else _show_once(session, watch, as_json=as_json))
 
-    run(work())
+    run(work(), endless=True)
 
 
 def _document(file: Path | None) -> dict[str, str]:
@@ -227,9 +242,9 @@ def _demo_environment(url: str, *, live: bool) -> dict[str, str]:
 
 def _watch_hints(gateway: str, url: str, session: str) -> list[str]:
     return [
-        f"the view     {gateway}/sessions/{session}",
         f"the feed     curl -N '{gateway}/sessions/{session}/events'",
         f"a terminal   orchestrator-free --url {url} tail {session}",
+        f"the view     {gateway}/sessions/{session}",
         f"the API      {gateway}/docs",
     ]
 
@@ -279,11 +294,10 @@ async def _keep_folding(session: Session, fold: Fold) -> None:
 
 def _screen(session: Session, fold: Fold, watch: list[str]) -> RenderableType:
     view = fold.view(str(session.position(fold.sequence)))
-    count = max(1, len(view["agents"]))
-    width = max(30, out.width // count) if out.width // count >= 30 else None
-    rest = out.height - len(watch) - 6
-    lines = max(3, rest if width else rest // count - 2)
     idle = bool(fold.inputs) and next(fold.waiting(), None) is None
     state = "every run has finished; " if idle else ""
-    foot = Text("\n".join([f"{state}Ctrl+C leaves. Watch the same session from elsewhere:", *watch]), style="dim")
-    return Group(render_head(view), render_view(view, lines=lines, width=width), foot)
+    hints = watch if out.height >= _ROOMY_LINES else watch[:2]
+    lines = [f"{state}Ctrl+C leaves. Watch the same session from elsewhere:", *hints]
+    foot = Text("\n".join(lines), style="dim", no_wrap=True, overflow="ellipsis")
+    size = (out.width, max(3, out.height - 1 - len(lines)))
+    return Group(render_head(view), render_view(view, size=size), foot)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -15,7 +15,7 @@ from orchestrator_free.errors import InvalidInput
 
 
 def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     return Progress(*columns, TimeRemainingColumn(), console=err, transient=True)
 
 
@@ -37,8 +37,11 @@ async def write_export(session: str, to: Path) -> None:
                         file.write(line)
                         progress.advance(task, len(line))
                 partial.replace(to)
+            except OSError as error:
+                raise InvalidInput(f"cannot write {str(to)!r}: {error.strerror}") from error
             finally:
-                partial.unlink(missing_ok=True)
+                with suppress(OSError):
+                    partial.unlink(missing_ok=True)
     err.print(f"exported {session} to {to} ({to.stat().st_size} bytes)", highlight=False)
 
 

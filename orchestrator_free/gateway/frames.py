@@ -9,6 +9,7 @@ from typing import Final, Literal
 import orjson
 
 from orchestrator_free.errors import InvalidInput
+from orchestrator_free.events import Event
 from orchestrator_free.reader import Entry
 from orchestrator_free.subjects import KINDS, Position, check_name, parse
 
@@ -102,6 +103,10 @@ class Selection:
         if unknown:
             raise InvalidInput(f"kinds: {unknown[0][:40]!r} is no kind; there are {', '.join(KINDS)}")
         return cls(names or None, chosen or None, form)
+
+    def takes(self, event: Event) -> bool:
+        """Whether an event is selected."""
+        return (self.agents is None or event.member in self.agents) and (self.kinds is None or event.kind in self.kinds)
 
     def choose(self, frames: list[Frame]) -> list[Frame]:
         """Return those frames that are selected."""

@@ -40,13 +40,16 @@ _FEED_QUERY: Final = [
 
 def openapi(new_session: type[BaseModel], new_input: type[BaseModel], new_control: type[BaseModel]) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document."""
+    paths = _session_paths(new_session) | _inner_paths(new_input, new_control) | _OPERATIONS
+    return {"openapi": "3.1.0", "info": {"title": "orchestrator-free gateway", "version": "1"}, "paths": paths}
+
+
+def _session_paths(new_session: type[BaseModel]) -> dict[str, Any]:
     page = [
         _query("limit", "1 to 1000", type="integer", minimum=1, maximum=1000, default=100),
         _query("after", "the id before the page"),
     ]
-    key = {"name": "Idempotency-Key", "in": "header", "required": False, "schema": {"type": "string"}}
-    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
-    paths: dict[str, Any] = {
+    return {
         "/sessions": {
             "post": _operation("Begin a session", {"201": "session and position"}, requestBody=_body(new_session)),
             "get": _operation("List the sessions", {"200": "sessions and next"}, parameters=page),
@@ -56,6 +59,13 @@ def openapi(new_session: type[BaseModel], new_input: type[BaseModel], new_contro
             "get": _operation("The folded view: groups by agent, at a position", {"200": "the view"}),
             "delete": _operation("Delete the session with everything in it", {"204": "gone"}),
         },
+    }
+
+
+def _inner_paths(new_input: type[BaseModel], new_control: type[BaseModel]) -> dict[str, Any]:
+    key = {"name": "Idempotency-Key", "in": "header", "required": False, "schema": {"type": "string"}}
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    return {
         "/sessions/{session}/inputs": {
             "parameters": [_SESSION],
             "post": _operation(
@@ -89,13 +99,16 @@ def openapi(new_session: type[BaseModel], new_input: type[BaseModel], new_contro
                 "A file, or the parts of a large finished run", {"200": "bytes"}, "application/octet-stream"
             ),
         },
-        "/healthz": {"get": _operation("The process lives", {"200": "ok"})},
-        "/readyz": {"get": _operation("The gateway can serve", {"200": "ready", "503": "not ready"})},
-        "/metrics": {"get": _operation("Prometheus metrics", {"200": "text"}, "text/plain")},
-        "/openapi.json": {"get": _operation("This document", {"200": "OpenAPI 3.1"})},
-        "/docs": {"get": _operation("It as a page", {"200": "HTML"}, "text/html")},
     }
-    return {"openapi": "3.1.0", "info": {"title": "orchestrator-free gateway", "version": "1"}, "paths": paths}
+
+
+_OPERATIONS: Final[dict[str, Any]] = {
+    "/healthz": {"get": _operation("The process lives", {"200": "ok"})},
+    "/readyz": {"get": _operation("The gateway can serve", {"200": "ready", "503": "not ready"})},
+    "/metrics": {"get": _operation("Prometheus metrics", {"200": "text"}, "text/plain")},
+    "/openapi.json": {"get": _operation("This document", {"200": "OpenAPI 3.1"})},
+    "/docs": {"get": _operation("It as a page", {"200": "HTML"}, "text/html")},
+}
 
 
 DOCS_PAGE: Final = """<!doctype html>

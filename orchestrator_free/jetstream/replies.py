@@ -10,9 +10,9 @@ from orchestrator_free.errors import BrokerError, Conflict, StorageFull
 
 #: JetStream error codes (nats-server server/errors.json)
 WRONG_LAST_SEQUENCE: Final = 10071
-_WRONG_LAST: Final = frozenset({WRONG_LAST_SEQUENCE, 10164})
 _FULL: Final = frozenset({10023, 10028, 10047, 10077, 10122})
-TRY_AGAIN: Final = frozenset({10008, 10009, 10158, 10074, 10039, 10167})
+#: 10164 says that a write to this subject waits for its majority: ours, perhaps, sent again too early
+TRY_AGAIN: Final = frozenset({10008, 10009, 10158, 10164, 10039, 10167})
 
 
 def publish_header(expect: int | None, expect_filter: str, *, rollup: bool, message_id: str) -> bytes:
@@ -46,7 +46,7 @@ def api_error(where: str, error: dict[str, Any]) -> BrokerError:
     """Translate an error of the JetStream API."""
     code = error.get("err_code", 0)
     text = f"{where}: {error.get('description', 'unknown error')} (JetStream {code})"
-    if code in _WRONG_LAST:
+    if code == WRONG_LAST_SEQUENCE:
         digits = "".join(filter(str.isdigit, str(error.get("description", "")).rpartition(":")[2]))
         return Conflict(text, actual=int(digits or 0))
     if code in _FULL:

@@ -23,7 +23,12 @@ _log = structlog.get_logger("orchestrator_free.jetstream")
 
 #: a leader that is killed stalls an R3 stream for 4-9 s, so the deadline must be well above
 PUBLISH_DEADLINE_SECONDS: Final = 25.0
+#: what was asked of a leader that is gone is answered by nobody: asked again soon, then less and less often
+_FIRST_ATTEMPT_SECONDS: Final = 1.0
 _ATTEMPT_SECONDS: Final = 4.0
+#: between two tries that the broker has answered with "not now"
+_PAUSES: Final = (0.02, 0.5)
+_API_PAUSE: Final = 0.25
 
 
 class _Disconnected(Exception):  # noqa: N818
@@ -129,6 +134,7 @@ class Wire(Connection):
         end = loop.time() + deadline
         sent = False
         pause = 0.05
+        patience = _FIRST_ATTEMPT_SECONDS
         while (left := end - loop.time()) > 0:
             if self._closing:
                 raise BrokerUnreachable("the connection is closed")
@@ -137,8 +143,11 @@ class Wire(Connection):
                     async with asyncio.timeout(left):
                         await self.connected.wait()
                         continue
-                answer, head = await self.exchange(subject, payload, header=header, seconds=min(_ATTEMPT_SECONDS, left))
-            except (TimeoutError, _Disconnected):
+                answer, head = await self.exchange(subject, payload, header=header, seconds=min(patience, left))
+            except TimeoutError:
+                sent = True
+                patience = min(patience * 2, _ATTEMPT_SECONDS)
+            except _Disconnected:
                 sent = True
             else:
                 if not head.startswith(b"NATS/1.0 503"):
@@ -155,16 +164,17 @@ class Wire(Connection):
             BrokerError: as the API reports it.
         """
         payload = orjson.dumps(body) if body is not None else b""
+        end = asyncio.get_running_loop().time() + deadline
         while True:
-            answer, _, _ = await self.patiently(f"$JS.API.{name}", payload, b"", deadline)
+            left = end - asyncio.get_running_loop().time()
+            answer, _, _ = await self.patiently(f"$JS.API.{name}", payload, b"", left)
             found: dict[str, Any] = orjson.loads(answer)
             if "error" not in found:
                 return found
             error = found["error"]
-            if error.get("err_code") not in TRY_AGAIN or deadline <= 0:
+            if error.get("err_code") not in TRY_AGAIN or end - asyncio.get_running_loop().time() < _API_PAUSE:
                 raise api_error(name, error)
-            await asyncio.sleep(0.25)
-            deadline -= 0.25
+            await asyncio.sleep(_API_PAUSE)
 
     async def publish(
         self,
@@ -199,6 +209,7 @@ class Wire(Connection):
         loop = asyncio.get_running_loop()
         end = loop.time() + deadline
         unsure = False
+        pause, longest = _PAUSES
         while True:
             answer, _, sent = await self.patiently(subject, payload, header, max(0.0, end - loop.time()))
             unsure = unsure or sent
@@ -207,27 +218,29 @@ class Wire(Connection):
                 return sequence
             if error.get("err_code") in TRY_AGAIN and loop.time() < end:
                 unsure = True
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, longest)
                 continue
-            conflict = api_error(subject, error)
-            if (
-                unsure
-                and isinstance(conflict, Conflict)
-                and await self._is_ours(subject, header + payload, conflict.actual)
-            ):
-                return conflict.actual
-            raise conflict
+            failure = api_error(subject, error)
+            if unsure and isinstance(failure, Conflict):
+                stream = orjson.loads(answer)["stream"]
+                if await self._is_ours(stream, subject, header + payload, failure.actual):
+                    return failure.actual
+            raise failure
 
-    async def _is_ours(self, subject: str, sent: bytes, sequence: int) -> bool:
-        """Whether the message at `sequence` is what we sent: an earlier try was stored, only its answer was lost."""
+    async def _is_ours(self, stream: str, subject: str, sent: bytes, sequence: int) -> bool:
+        """Whether the message at `sequence` is what we sent: an earlier try was stored, only its answer was lost.
+
+        Raises:
+            BrokerTimeout: the broker does not tell; then it is neither ours nor somebody else's.
+        """
         if not sequence:
             return False
-        found = await self.api("STREAM.NAMES", {"subject": subject})
-        for stream in found.get("streams") or []:
-            try:
-                message = (await self.api(f"STREAM.MSG.GET.{stream}", {"seq": sequence}))["message"]
-            except BrokerError:
-                return False
-            stored = base64.b64decode(message.get("hdrs", "")) + base64.b64decode(message.get("data", ""))
-            return message["subject"] == subject and stored == sent
-        return False
+        try:
+            message = (await self.api(f"STREAM.MSG.GET.{stream}", {"seq": sequence}))["message"]
+        except BrokerTimeout:
+            raise
+        except BrokerError:
+            return False
+        stored = base64.b64decode(message.get("hdrs", "")) + base64.b64decode(message.get("data", ""))
+        return bool(message["subject"] == subject and stored == sent)
