@@ -78,7 +78,8 @@ class PositionLost(OrchestratorFreeError):  # noqa: N818
     """A reader cannot go on from its position; it needs a snapshot.
 
     Attributes:
-        reason: `recreated` (another epoch), `too_old` (trimmed or deleted since) or `ahead` (beyond the log's end).
+        reason: `recreated` (another epoch, or deleted since), `too_old` (trimmed), `ahead` (beyond the log's end) or
+            `disorder` (an event was missed, and later ones had been handed on).
     """
 
     def __init__(self, reason: str, detail: str) -> None:

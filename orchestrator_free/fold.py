@@ -8,6 +8,7 @@ An event that makes no sense is skipped and counted, never half applied.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -75,11 +76,12 @@ class Fold:
                 if (agent, run) not in self.runs and not self._cancels(agent, run, entry["sequence"]):
                     yield agent, run
 
-    def _cancels(self, agent: str, run: str, since: int) -> int:
-        """Return the sequence of the control that ended a run which has not begun, 0 if there is none."""
+    def _cancels(self, agent: str, run: str, since: int, until: float = math.inf) -> int:
+        """Return the sequence of the control that ended a run between two sequences, 0 if there is none."""
         for control in self.controls.values():
             meant = control["to"] in (agent, ALL) and control["run"] in (None, run)
-            if meant and control["type"] in _ENDING and control["sequence"] > since and not _refused(control, agent):
+            ends = meant and control["type"] in _ENDING and not _refused(control, agent)
+            if ends and since < control["sequence"] < until:
                 return int(control["sequence"])
         return 0
 
@@ -159,7 +161,7 @@ def _apply_run(fold: Fold, event: Event) -> bool:
     if run is None:
         run = RunFold(*key)
         if fold.controls:
-            run.cancelled = fold._cancels(*key, _asked(fold, event))
+            run.cancelled = fold._cancels(*key, _asked(fold, where.member, event.body.get("input")))
     if not run.apply(event.body, event.sequence, event.time):
         return False
     fold.runs[key] = run
@@ -220,12 +222,12 @@ def _refused(control: dict[str, Any], agent: str) -> bool:
     return control["outcomes"].get(agent, {}).get("state") in ("rejected", "too_late", "expired")
 
 
-def _asked(fold: Fold, event: Event) -> int:
-    """Return the sequence of the input that a run which begins is for, 0 if it is not known."""
-    sender, _, name = str(event.body.get("input", "")).partition("/")
+def _asked(fold: Fold, agent: str, source: Any) -> int:
+    """Return the sequence of the input (`<sender>/<id>`) that a run is for, 0 if it is not known."""
+    sender, _, name = str(source).partition("/")
     found = [
         entry["sequence"]
-        for target in (event.address.member, ALL)
+        for target in (agent, ALL)
         if (entry := fold.inputs.get(f"{sender}/{target}/{name}")) is not None
     ]
     return max(found, default=0)
@@ -276,10 +278,11 @@ def _apply_outcome(fold: Fold, event: Event) -> bool:
 
 
 def _let_go_on(fold: Fold, control: dict[str, Any], agent: str) -> None:
-    """A refused control hides nothing any more."""
+    """A refused control hides nothing any more; another one may."""
     for run in fold.runs.values():
         if run.agent == agent and run.cancelled == control["sequence"]:
-            run.cancelled = 0
+            until = math.inf if run.open else run.last
+            run.cancelled = fold._cancels(agent, run.run, _asked(fold, agent, run.input), until)
 
 
 _CONTROLS: Final = frozenset({"cancel", "steer", "redirect", "pause", "resume"})

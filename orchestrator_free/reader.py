@@ -171,10 +171,18 @@ class Reader:
         self._task = asyncio.create_task(self._watch(), name=f"reader {self.session}")
 
     async def _check_position(self, after: Position, end: int) -> None:
-        if after.sequence > end:
+        """Refuse a position that cannot be continued; the leader decides, a replica may just be behind."""
+        if after.sequence > end and after.sequence > await self._barrier():
             raise PositionLost("ahead", f"{after} is beyond the end of the log")
-        if not await self._log.table(self.shard, self._filter, up_to=after.sequence):
+        if await self._is_gone(after.sequence):
             raise PositionLost("too_old", f"what {self.session!r} held at {after} is gone")
+
+    async def _is_gone(self, sequence: int) -> bool:
+        """Whether the session holds nothing up to a sequence, as the leader has it where a replica finds nothing."""
+        if await self._log.table(self.shard, self._filter, up_to=sequence):
+            return False
+        first = await self._log.first(self.shard, self._filter)
+        return first is None or first.sequence > sequence
 
     async def _read_beginning(self, *, compact: bool) -> None:
         """Read the present state of every entity, and the deltas of runs that are still open."""
@@ -193,9 +201,11 @@ class Reader:
     async def _with_deltas(self, table: list[Message]) -> list[Message]:
         """Add the deltas of what is not whole yet, a few requests at a time."""
         found = [message for message in table if _is_whole(message)]
-        partial = [message.subject for message in table if not _is_whole(message)]
+        partial = [message for message in table if not _is_whole(message)]
         for start in range(0, len(partial), _AT_ONCE):
-            reads = (self._log.read(self.shard, subject) for subject in partial[start : start + _AT_ONCE])
+            some = partial[start : start + _AT_ONCE]
+            # Another replica may answer than the one that gave the table, and be behind it.
+            reads = (self._log.read(self.shard, last.subject, reach=last.sequence) for last in some)
             for messages in await asyncio.gather(*reads):
                 found += messages
         return found
@@ -229,7 +239,7 @@ class Reader:
     async def _catch_up(self) -> None:
         """Read from where the reader stands, a page at a time, each when there is room for it."""
         barrier = await self._barrier()
-        if barrier < self.sequence and not await self._log.table(self.shard, self._filter, up_to=self.sequence):
+        if barrier < self.sequence and await self._is_gone(self.sequence):
             raise PositionLost("too_old", f"session {self.session!r} was deleted or trimmed meanwhile")
         while True:
             await self._room()
@@ -356,12 +366,14 @@ class Reader:
         end = self.sequence
         if stale or await self._barrier() > end:
             self._hold()
-        for message in await self._log.table(self.shard, self._filter, after=self._verified):
+        table = await self._log.table(self.shard, self._filter, after=self._verified)
+        for message in table:
             known = self._chain.get(message.subject, self._base)
             if message.sequence <= end and message.sequence > known:
                 self._disorder = True
                 self._hold()
-        self._verified = end
+        if table and table[-1].sequence >= end:  # a replica that is behind has not shown everything
+            self._verified = end
 
     def close(self) -> None:
         """Stop. Safe to call twice."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from datetime import UTC, datetime
+from time import perf_counter
 from typing import Any, Final
 
 import orjson
@@ -85,7 +86,7 @@ class RunWriter:
             validate("run", body)
             raise RunFinished(f"part {body.get('part')!r} of run {self.fold.run} is closed")
         if self.first_write is None:
-            self.first_write = asyncio.get_running_loop().time()
+            self.first_write = perf_counter()  # uvloop's own clock ticks in milliseconds
         self._append(body)
         if self._ahead > _AHEAD:
             self._room.clear()

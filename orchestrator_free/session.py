@@ -277,7 +277,7 @@ class Session:
     async def meta(self) -> dict[str, Any]:
         """Return title, agents, created, by and compaction."""
         fold = Fold(self.id)
-        for message in await self._log.read(self.shard, f"{ROOT}.{self.shard}.{self.id}.*.meta"):
+        for message in await self._log.read_all(self.shard, f"{ROOT}.{self.shard}.{self.id}.*.meta"):
             event = to_event(message)
             if event is not None:
                 fold.apply(event)

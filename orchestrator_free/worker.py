@@ -10,6 +10,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from time import perf_counter
 from typing import Final
 
 import orjson
@@ -204,7 +205,7 @@ class Worker:
         begun = await self._begin(where, source, fresh=delivery.attempt == 1)
         if begun is None:
             return True
-        begun_at = asyncio.get_running_loop().time()
+        begun_at = perf_counter()
         writer, spent = begun
         self.stats.attempts += 1
         session = self._broker.session(where.session)
@@ -228,7 +229,7 @@ class Worker:
         finally:
             await self.obedience.leave(active)
         if ended:
-            self.stats.finished(status, asyncio.get_running_loop().time() - begun_at)
+            self.stats.finished(status, perf_counter() - begun_at)
         return ended
 
     async def _end(
@@ -292,7 +293,7 @@ class Worker:
     async def _earlier(self, shard: int, subject: str, run: str, *, before: int = 0) -> tuple[RunFold, int]:
         """Return what the log has of the run (before a sequence), and its last sequence."""
         fold, last = RunFold(self._name, run), 0
-        for message in await self._broker.log.read(shard, subject):
+        for message in await self._broker.log.read_all(shard, subject):
             last = message.sequence
             event = to_event(message)
             if event is not None and (not before or event.sequence < before):
@@ -303,7 +304,7 @@ class Worker:
         """Call the handler in a task of its own, which a control can cancel; return status and error."""
         if active.stop is not None:
             return "cancelled", None
-        begun = asyncio.get_running_loop().time()
+        begun = perf_counter()
         self.stats.active += 1
         active.task = asyncio.create_task(self._call(run), name=f"run {run.id}")
         try:

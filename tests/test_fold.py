@@ -685,6 +685,34 @@ def test_an_agent_that_went_silent_is_offline_and_its_runs_are_lost_until_it_wri
     assert list(put(10, "c", "presence", {"type": "agent.offline"})) == ["a", "b", "d", "c"]
 
 
+def test_when_a_cancel_is_refused_another_that_stands_takes_its_place() -> None:
+    """A reader of the full log and one of the compacted log agree on what ended the run, and whether."""
+
+    end = {"type": "run.finished", "status": "done", "input": "ann/I", "parts": [], "first": 2}
+    written: list[tuple[str, str, Body, str]] = [
+        ("ann", "in", {"type": "input"}, "I"),
+        ("a", "run", STARTED, "R"),
+        ("ann", "ctl", {"type": "cancel"}, "c1"),
+        ("ann", "ctl", {"type": "cancel"}, "c2"),
+        ("a", "outcome", {"type": "outcome", "state": "expired"}, "c1"),
+        ("a", "run", end, "R"),
+        ("ann", "ctl", {"type": "cancel"}, "c3"),
+        ("a", "outcome", {"type": "outcome", "state": "too_late"}, "c2"),
+    ]
+    log = [
+        Event(number, at(number), address(0, "s1", member, kind, target="a", id=id), body)
+        for number, (member, kind, body, id) in enumerate(written, 1)
+    ]
+
+    def cancelled(count: int, events: list[Event]) -> Any:
+        view = seen(folded([event for event in events if event.sequence <= count]))
+        return [run["cancelled"] for agent in view["agents"] for run in agent["runs"]]
+
+    assert [cancelled(count, log) for count in (2, 3, 4, 5)] == [[None], [3], [3], [4]]
+    for events in (log, rolled_up(log, ends(log))):
+        assert [cancelled(count, events) for count in (6, 7, 8)] == [[4], [4], [None]]
+
+
 def test_the_session_shows_its_title_agents_inputs_and_state() -> None:
     """One input to several targets is several entries; a state key has its last value, whoever wrote it."""
 

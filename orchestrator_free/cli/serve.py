@@ -118,10 +118,13 @@ def up(
             _gateway(connection, host, port, upstream) as gateway,
         ):
             url, known = upstream.url, upstream.durability
-            err.print(f"gateway [bold]{gateway}[/]  (API: {gateway}/docs, metrics: {gateway}/metrics)", highlight=False)
-            err.print(f"broker  [bold]{url}[/]  durability {known}", highlight=False)
+            lines = [
+                f"gateway [bold]{gateway}[/]  (API: {gateway}/docs, metrics: {gateway}/metrics)",
+                f"broker  [bold]{url}[/]  durability {known}",
+            ]
             if not broker and url != "nats://127.0.0.1:4222":
-                err.print(f"agents elsewhere:  export ORCHESTRATOR_FREE_URL={url}", highlight=False)
+                lines.append(f"agents elsewhere:  export ORCHESTRATOR_FREE_URL={url}")
+            err.print("\n".join(lines), highlight=False, soft_wrap=True)
             await upstream.ended()
 
     run(work(), endless=True)
@@ -166,7 +169,7 @@ def lag(
         for name in ("consumer", "waiting", "in work", "redelivered", "seconds behind", "replicas"):
             table.add_column(name, justify="left" if name == "consumer" else "right")
         for row in rows:
-            table.add_row(*(str(cell) for cell in row.as_dict().values()))
+            table.add_row(*("-" if cell is None else str(cell) for cell in row.as_dict().values()))
         out.print(table)
 
     run(work(), endless=serve)

@@ -58,14 +58,22 @@ def print_event(session: Session, event: Event, *, as_json: bool) -> None:
         where = {"position": position, "time": event.time, "member": event.member, "kind": event.kind, "id": event.id}
         write_json({**where, "event": event.body})
         return
-    rest = {name: value for name, value in event.body.items() if name != "type"}
-    words = rest["text"] if isinstance(rest.get("text"), str) else rest
-    shown = orjson.dumps(words).decode()
     line = Text.assemble(
         (f"{position:>16} ", "dim"), (f"{event.member:12} ", "cyan"), (f"{clean(event.type):16} ", "bold"),
-        clean(shown if words is rest else shown[1:-1]),
+        clean(_words(event.body)),
     )  # fmt: skip
     out.print(line, soft_wrap=True)
+
+
+def _words(body: dict[str, Any]) -> str:
+    """Return the text of a payload on one line, or all of the payload."""
+    text = body.get("text")
+    if body["type"] == "run.finished" and isinstance(body.get("parts"), list):
+        found = [part.get("text") for part in body["parts"] if isinstance(part, dict) and part.get("type") == "text"]
+        text = f"{body.get('status')}: {''.join(one for one in found if isinstance(one, str))}"
+    if isinstance(text, str):
+        return orjson.dumps(text).decode()[1:-1]
+    return orjson.dumps({name: value for name, value in body.items() if name != "type"}).decode()
 
 
 # -- answers ----------------------------------------------------------------------------------------------------

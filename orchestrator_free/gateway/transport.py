@@ -223,7 +223,7 @@ class FeedConnection(Feed, asyncio.Protocol):
     a request, so an EOF is a closed tab or a dead process; presence must not wait for the next failed write.
     """
 
-    __slots__ = ("incoming", "registry", "transport")
+    __slots__ = ("head", "incoming", "registry", "transport")
 
     def __init__(
         self,
@@ -238,13 +238,22 @@ class FeedConnection(Feed, asyncio.Protocol):
         self.transport = transport
         self.registry = registry
         self.incoming = 0
+        self.head = b""
 
     def begin(self, head: bytes) -> None:
-        """Become the protocol of the connection and write the head."""
+        """Become the protocol of the connection; the head leaves with the first bytes, at the latest with this turn."""
         self.registry.add(self)
         self.transport.set_protocol(self)
         self.transport.set_write_buffer_limits(high=self.limits.buffer_bytes)
-        self.transport.write(head)
+        self.head = head
+        self.write = self._write_first
+        asyncio.get_running_loop().call_soon(self._write_first, b"")
+
+    def _write_first(self, data: bytes) -> None:
+        head, self.head = self.head, b""
+        self.write = self.transport.write
+        if head or data:
+            self.transport.write(head + data)
 
     @property
     def buffered(self) -> int:
@@ -301,6 +310,8 @@ class FeedConnection(Feed, asyncio.Protocol):
         self._closed()
 
     def _close(self, seconds: float) -> None:
+        if self.head:
+            self.write(b"")
         self.transport.close()
         if self.buffered:
             asyncio.get_running_loop().call_later(seconds, self.transport.abort)

@@ -3,9 +3,10 @@
 It knows streams, subjects and bytes, not runs or views, and translates every foreign error into the error tree.
 """
 
-from orchestrator_free.jetstream.log import ConsumerState, Log
+from orchestrator_free.jetstream.log import Log
 from orchestrator_free.jetstream.messages import Message
 from orchestrator_free.jetstream.objects import Objects
+from orchestrator_free.jetstream.replies import ConsumerState
 from orchestrator_free.jetstream.wire import Wire, WireOptions
 from orchestrator_free.jetstream.work import Delivery, PullConsumer
 

@@ -86,6 +86,7 @@ class Connection:
         self._out: list[bytes] = []
         self._closing = False
         self._last_error: Exception | None = None
+        self._refused = ""
         self._subjects: dict[str, str] = {}
         self._revival: asyncio.Task[None] | None = None
 
@@ -104,6 +105,7 @@ class Connection:
         try:
             await wire._open(client)
         except (TimeoutError, OSError, NatsError, ValueError) as error:
+            await wire._on_error(error)
             await wire._give_up()
             raise wire._connect_error(error) from error
         wire.connected.set()
@@ -132,8 +134,8 @@ class Connection:
     def _connect_error(self, error: Exception) -> BrokerError:
         reason = self._last_error or error
         text = str(reason) or type(reason).__name__
-        if "authorization" in text.lower() or "authentication" in text.lower():
-            return PermissionDenied(f"the broker at {self.options.url} refused the credentials: {text}")
+        if self._refused:  # of several tries, one may have ended before the broker's word for it came
+            return PermissionDenied(f"the broker at {self.options.url} refused the credentials: {self._refused}")
         return BrokerUnreachable(
             f"no broker answers at {self.options.url} ({text}); start one with `orchestrator-free up`, or pass --url"
         )
@@ -176,6 +178,8 @@ class Connection:
     async def _on_error(self, error: Exception) -> None:
         self._last_error = error
         text = str(error)
+        if "authorization" in text.lower() or "authentication" in text.lower():
+            self._refused = text
         if "permissions violation" in text:
             self._denied(text)
         elif not self._closing:

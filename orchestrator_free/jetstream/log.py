@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -23,6 +22,7 @@ from orchestrator_free.errors import (
     OrchestratorFreeError,
 )
 from orchestrator_free.jetstream.messages import Batch, Message, field_of, stored_message
+from orchestrator_free.jetstream.replies import ConsumerState
 from orchestrator_free.jetstream.wire import Wire
 from orchestrator_free.subjects import ROOT, epoch_of, shard_of
 
@@ -30,6 +30,8 @@ _log = structlog.get_logger("orchestrator_free.jetstream")
 
 _BATCH: Final = 4096
 _MULTI_LAST_LIMIT: Final = 1000
+#: a replica that is behind its leader for longer than this is given up
+_LAG_SECONDS: Final = 20.0
 #: of one `page`; a message larger than this still comes, alone
 _PAGE_BYTES: Final = 1024 * 1024
 _STREAM_NOT_FOUND: Final = 10059
@@ -49,43 +51,6 @@ def _settings_of(config: dict[str, Any]) -> contract.StreamSettings:
         max_age_seconds=config.get("max_age", 0) // 1_000_000_000,
         max_bytes=config.get("max_bytes", -1),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class ConsumerState:
-    """A durable consumer, as the broker reports it.
-
-    Attributes:
-        time: the broker's clock when it answered, RFC 3339.
-        pending: messages not delivered yet. unacknowledged: delivered, not acknowledged. redelivered: of those, again.
-        delivered: deliveries so far, repeated ones included; any delivery moves it.
-        floor: everything up to this sequence of the stream is acknowledged.
-    """
-
-    name: str
-    created: str
-    filters: tuple[str, ...]
-    time: str
-    pending: int
-    unacknowledged: int
-    redelivered: int
-    delivered: int
-    floor: int
-
-    @property
-    def outstanding(self) -> int:
-        """Messages it still owes."""
-        return self.pending + self.unacknowledged
-
-    @classmethod
-    def read(cls, info: dict[str, Any]) -> ConsumerState:
-        """Read ConsumerInfo."""
-        config = info["config"]
-        filters = config.get("filter_subjects") or [config.get("filter_subject") or ">"]
-        return cls(
-            info["name"], info["created"], tuple(filters), info["ts"], info["num_pending"], info["num_ack_pending"],
-            info["num_redelivered"], info["delivered"]["consumer_seq"], info["ack_floor"]["stream_seq"],
-        )  # fmt: skip
 
 
 class Log:
@@ -270,8 +235,37 @@ class Log:
                 raise BrokerTimeout(f"no answer to a read of {stream} within {deadline:g} s")
             await asyncio.sleep(0.1)
 
-    async def read(self, shard: int, subject: str, *, after: int = 0) -> list[Message]:
-        """Return every message of a subject or filter after a sequence, in order."""
+    async def read(self, shard: int, subject: str, *, after: int = 0, reach: int = 0) -> list[Message]:
+        """Return every message of a subject or filter after a sequence, in order.
+
+        Args:
+            shard: which stream.
+            subject: a subject or filter.
+            after: only what is after this sequence.
+            reach: a sequence of this subject or filter that is known to be stored; a replica that lags is asked again.
+
+        Raises:
+            BrokerTimeout: no replica gets that far.
+        """
+        end = asyncio.get_running_loop().time() + _LAG_SECONDS
+        while True:
+            found = await self._read(shard, subject, after)
+            if after >= reach or (found and found[-1].sequence >= reach):
+                return found
+            if asyncio.get_running_loop().time() > end:
+                raise BrokerTimeout(f"a replica of {contract.stream_name(shard)} stays behind the leader's {reach}")
+            await asyncio.sleep(0.02)
+            last = await self.last(shard, subject)
+            reach = min(reach, last.sequence if last else 0)  # what stood there may have been purged meanwhile
+
+    async def read_all(self, shard: int, subject: str) -> list[Message]:
+        """Return every message of a subject or filter, up to what the leader has now."""
+        last, found = await asyncio.gather(self.last(shard, subject), self._read(shard, subject, 0))
+        if last is None or (found and found[-1].sequence >= last.sequence):
+            return found
+        return await self.read(shard, subject, reach=last.sequence)
+
+    async def _read(self, shard: int, subject: str, after: int) -> list[Message]:
         stream = contract.stream_name(shard)
         found: list[Message] = []
         start = after + 1
@@ -312,8 +306,21 @@ class Log:
         if status == _TOO_MANY:
             info = await self.info(shard, subjects=subject)
             subjects = list(info["state"]["subjects"])
-            return await self.last_of(shard, subjects, after=after, up_to=up_to or info["state"]["last_seq"])
+            up_to = up_to or info["state"]["last_seq"]
+            await self._reached(stream, subjects[0], up_to)
+            return await self.last_of(shard, subjects, after=after, up_to=up_to)
         return sorted(found, key=lambda message: message.sequence)
+
+    async def _reached(self, stream: str, subject: str, sequence: int) -> None:
+        """Wait until the replica that answers has reached a sequence: asked for what comes later, it would not tell."""
+        end = asyncio.get_running_loop().time() + _LAG_SECONDS
+        while True:
+            messages, _, header = await self._direct(stream, {"multi_last": [subject], "batch": 1})
+            if not messages or int(field_of(header, b"Nats-UpTo-Sequence") or sequence) >= sequence:
+                return
+            if asyncio.get_running_loop().time() > end:
+                raise BrokerTimeout(f"a replica of {stream} stays behind the leader's {sequence}")
+            await asyncio.sleep(0.02)
 
     async def _multi_last(
         self, stream: str, subjects: Sequence[str], after: int, up_to: int

@@ -1,7 +1,8 @@
-"""What the broker answers: acknowledgements and errors, translated."""
+"""What the broker answers: acknowledgements, errors and reports, translated."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -54,3 +55,40 @@ def api_error(where: str, error: dict[str, Any]) -> BrokerError:
     found = BrokerError(text)
     found.code = code  # type: ignore[attr-defined]
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerState:
+    """A durable consumer, as the broker reports it.
+
+    Attributes:
+        time: the broker's clock when it answered, RFC 3339.
+        pending: messages not delivered yet. unacknowledged: delivered, not acknowledged. redelivered: of those, again.
+        delivered: deliveries so far, repeated ones included; any delivery moves it.
+        floor: everything up to this sequence of the stream is acknowledged.
+    """
+
+    name: str
+    created: str
+    filters: tuple[str, ...]
+    time: str
+    pending: int
+    unacknowledged: int
+    redelivered: int
+    delivered: int
+    floor: int
+
+    @property
+    def outstanding(self) -> int:
+        """Messages it still owes."""
+        return self.pending + self.unacknowledged
+
+    @classmethod
+    def read(cls, info: dict[str, Any]) -> ConsumerState:
+        """Read ConsumerInfo."""
+        config = info["config"]
+        filters = config.get("filter_subjects") or [config.get("filter_subject") or ">"]
+        return cls(
+            info["name"], info["created"], tuple(filters), info["ts"], info["num_pending"], info["num_ack_pending"],
+            info["num_redelivered"], info["delivered"]["consumer_seq"], info["ack_floor"]["stream_seq"],
+        )  # fmt: skip

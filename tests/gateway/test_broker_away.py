@@ -156,11 +156,8 @@ async def test_a_log_that_is_made_anew_is_a_reset_in_every_feed(
     assert back.names == ["reset", "snapshot", "idle"] if exists else back.status == 404
 
 
-UNNOTICED = pytest.mark.xfail(strict=True, reason="the reader looks for a deletion only where the log is shorter")
-
-
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("again", [False, pytest.param(True, marks=UNNOTICED)])
+@pytest.mark.parametrize("again", [False, True])
 async def test_a_session_that_was_deleted_while_the_gateway_was_cut_off_is_a_reset(
     serve: Any, broker: EmbeddedServer, ann: Broker, pen: Any, proxy: Any, eventually: Any, again: bool
 ) -> None:
