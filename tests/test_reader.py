@@ -18,15 +18,13 @@ from orchestrator_free.errors import PositionLost
 from orchestrator_free.events import Event
 from orchestrator_free.fold import Fold
 from orchestrator_free.reader import Entry, Reader
-from orchestrator_free.server import ServerSettings, running_server
+from orchestrator_free.server import EmbeddedServer, ServerSettings
 from orchestrator_free.session import Broker, Session, connect
 from orchestrator_free.subjects import Position, address, parse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
-
-    from orchestrator_free.server import EmbeddedServer
 
     Eventually = Callable[..., Awaitable[Any]]
 
@@ -324,14 +322,13 @@ async def test_a_session_larger_than_what_the_broker_sends_at_once_is_read_whole
     """nats-server cuts an answer at `max_pending` bytes without a word; the reader asks for the rest."""
 
     settings = ServerSettings(data=tmp_path / "broker", port=0, max_pending=2 * 1024 * 1024)
-    with running_server(settings) as server:
-        async with connect(server.url) as broker:
-            name = fresh("heavy")
-            end = {"type": "run.finished", "status": "done", "input": "x"}
-            for number in range(60):
-                parts = [{"type": "text", "part": "1", "text": f"{number}" * 50_000}]
-                await put(broker, name, "run", end | {"parts": parts, "first": number + 1}, id=f"r{number}")
-            view = await broker.session(name).view()
+    async with EmbeddedServer(settings) as server, connect(server.url) as broker:
+        name = fresh("heavy")
+        end = {"type": "run.finished", "status": "done", "input": "x"}
+        for number in range(60):
+            parts = [{"type": "text", "part": "1", "text": f"{number}" * 50_000}]
+            await put(broker, name, "run", end | {"parts": parts, "first": number + 1}, id=f"r{number}")
+        view = await broker.session(name).view()
 
     assert [run["run"] for run in view["agents"][0]["runs"]] == [f"r{number}" for number in range(60)]
 
@@ -669,10 +666,6 @@ async def test_a_consumer_that_pauses_loses_nothing_and_holds_bounded_memory(
     go.touch()
     await eventually(lambda: not follower.alive, 90)
 
-    _, count, disorder, growth = (
-        follower.output.split("result")[-1].join(["", ""]).split()
-        if False
-        else ("", *follower.output.partition("result ")[2].split())
-    )
+    count, disorder, growth = follower.output.partition("result ")[2].split()
     assert (int(count), int(disorder)) == (30_002, 0)
-    assert float(growth) < 70
+    assert float(growth) < 150  # megabytes; all of them decoded would be 300

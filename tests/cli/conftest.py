@@ -29,7 +29,7 @@ class Done:
     @property
     def json(self) -> list[Any]:
         """Its standard output as lines of JSON."""
-        return [orjson.loads(line) for line in self.out.splitlines()]
+        return [orjson.loads(line) for line in self.out.split("\n") if line]
 
 
 class Commands:
@@ -39,21 +39,21 @@ class Commands:
         self.folder = folder
         self.url = url
         self._programs = programs
-        self._script = folder / "command.py"
-        self._script.write_text(SCRIPT)
+        self.script = folder / "command.py"
+        self.script.write_text(SCRIPT)
 
     def __call__(self, *arguments: str, stdin: str = "", seconds: float = 40, **environment: str) -> Done:
         """Run a command to its end."""
         environment = {**os.environ, "ORCHESTRATOR_FREE_URL": self.url, "COLUMNS": "100", **environment}
         found = subprocess.run(
-            [sys.executable, str(self._script), *arguments],
+            [sys.executable, str(self.script), *arguments],
             input=stdin.encode(), capture_output=True, timeout=seconds, cwd=self.folder, env=environment,
         )  # fmt: skip
         return Done(found.returncode, found.stdout.decode(errors="replace"), found.stderr.decode(errors="replace"))
 
     def start(self, *arguments: str, **environment: str) -> Any:
         """Start a command in the background: a `Program`."""
-        return self._programs.start(self._script, *arguments, **environment)
+        return self._programs.start(self.script, *arguments, **environment)
 
 
 @pytest.fixture

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -140,7 +143,7 @@ async def test_tail_prints_every_event_as_a_line(command: Any, ann: Broker, stor
     assert command("tail", story, "--until-idle", "--json", "--after", place).json == everything[4:]
     inputs = command("tail", story, "--until-idle", "--json", "--kinds", "in,meta", "--agents", "ann").json
     assert inputs == [one for one in everything if one["kind"] in ("in", "meta")]
-    lines = command("tail", story, "--until-idle").out.splitlines()
+    lines = command("tail", story, "--until-idle").out.rstrip("\n").split("\n")
     assert len(lines) == len(everything)
     assert "text.delta" in lines[3]
     assert "one\\ntwo" in lines[3]
@@ -169,10 +172,7 @@ async def test_tail_follows_until_it_is_stopped(command: Any, ann: Broker, event
 
 def test_a_pipe_that_closes_early_is_no_traceback(command: Any, story: str) -> None:
     """`tail | head -1`, as everybody does."""
-    shell = f"{__import__('sys').executable} {command._script} tail {story} --until-idle --json | head -n 1"
-    import os
-    import subprocess
-
+    shell = f"{sys.executable} {command.script} tail {story} --until-idle --json | head -n 1"
     found = subprocess.run(
         ["bash", "-c", shell], capture_output=True, timeout=30, cwd=command.folder,
         env={**os.environ, "ORCHESTRATOR_FREE_URL": command.url},
