@@ -113,6 +113,7 @@ class Reader:
         self.shard = log.shard(session)
         self.epoch = log.epoch(self.shard)
         self.sequence = 0
+        self._time = ""
         self.skipped = 0
         self.repairs = 0
         self._filter = session_filter(self.shard, session)
@@ -239,8 +240,8 @@ class Reader:
     async def _catch_up(self) -> None:
         """Read from where the reader stands, a page at a time, each when there is room for it."""
         barrier = await self._barrier()
-        if barrier < self.sequence and await self._is_gone(self.sequence):
-            raise PositionLost("too_old", f"session {self.session!r} was deleted or trimmed meanwhile")
+        if self.sequence and await self._is_gone(self.sequence):
+            raise PositionLost("recreated", f"session {self.session!r} was deleted or trimmed meanwhile")
         while True:
             await self._room()
             start = self.sequence
@@ -291,6 +292,8 @@ class Reader:
                 if message.sequence > known:
                     self._disorder = True
                     self._hold()
+                elif message.previous >= 0 and message.time[:-1] > self._time[:-1]:
+                    self._hold()  # stored later under a smaller number: of a log that was made anew
                 continue
             if message.previous > known:
                 self._disorder = self._disorder or message.previous <= self.sequence
@@ -307,6 +310,7 @@ class Reader:
         entries: list[Entry] = []
         for message in messages:
             self.sequence = message.sequence
+            self._time = message.time
             event = to_event(message)
             if event is None:
                 self.skipped += 1
@@ -354,14 +358,17 @@ class Reader:
         self._doubt.clear()
         if self._disorder:
             raise PositionLost("disorder", f"an event of {self.session!r} was missed and later ones handed on")
-        await self._log.info(self.shard)
-        if self._log.epoch(self.shard) != self.epoch:
-            raise PositionLost("recreated", f"the log of {self.session!r} was made anew")
+        await self._same_log(0.0)
         self.repairs += 1
         await self._catch_up()
 
+    async def _same_log(self, within_seconds: float) -> None:
+        if await self._log.epoch_within(self.shard, within_seconds) != self.epoch:
+            raise PositionLost("recreated", f"the log of {self.session!r} was made anew")
+
     async def _check(self) -> None:
         """Find out what the live tail lost without a trace: an entity's only message, the end of an idle session."""
+        await self._same_log(CHECK_SECONDS / 2)
         stale, self._stale = self._stale, False
         end = self.sequence
         if stale or await self._barrier() > end:

@@ -234,13 +234,13 @@ def delta(text: str) -> dict[str, Any]:
 
 
 async def splice(broker: Broker, tape: Tape, number: int, eventually: Eventually) -> Received:
-    """Open a reader somewhere, let it get at least 20 live events, close it."""
+    """Open a reader somewhere, let it get at least 12 live events, close it."""
     after = None
     if number % 4 > 1:
         after = broker.session(tape.session).position(random.choice(list(tape.stored)))
     async with reading_from(broker, tape.session, after, compact=number % 2 == 0) as received:
         opened = len(received.entries)
-        await eventually(lambda: len(received.entries) >= opened + 20 or received.lost, 60)
+        await eventually(lambda: len(received.entries) >= opened + 12 or received.lost, 60)
     return received
 
 
@@ -257,10 +257,11 @@ async def test_two_hundred_readers_join_a_busy_session_anywhere_and_miss_nothing
         received: list[Received] = []
 
         async def lane(number: int) -> None:
-            for turn in range(42):
-                received.append(await splice((one, two)[number % 2], tape, number + turn, eventually))
+            for turn in range(35):
+                broker = (one, two)[number % 2]
+                received.append(await splice(broker, tape, number + turn, eventually))
 
-        await asyncio.gather(*(lane(number) for number in range(5)))
+        await asyncio.gather(*(lane(number) for number in range(6)))
         stop()
         await eventually(lambda: not writers.alive, 60)
         await eventually(lambda: tape.last >= max(found.sequences[-1] for found in received), 20)
@@ -475,7 +476,7 @@ async def test_a_broker_that_is_killed_in_the_middle_loses_and_doubles_nothing(
     assert "finished" in writers.output
     assert beginning.sequences == sorted(log.stored)
     runs = [run for agent in view["agents"] for run in agent["runs"]]
-    assert len(runs) > 20
+    assert len(runs) >= 10
     for run in runs:
         assert run["status"] == "done"
         for number, part in enumerate(sorted(run["parts"], key=lambda part: part["part"])):

@@ -75,7 +75,12 @@ async def _broker(external: str | None, settings: ServerSettings) -> AsyncIterat
     if external:
         yield _Upstream(external)
         return
-    async with EmbeddedServer(settings) as server:
+    server = EmbeddedServer(settings)
+    try:
+        await server.start()
+    except BrokerStartError as error:  # here its port is the other one
+        raise BrokerStartError(str(error).replace("--port", "--broker-port")) from error
+    async with server:
         yield _Upstream(server.url, server.monitor_url, settings.durability, server)
 
 
@@ -279,6 +284,8 @@ async def _show_live(session: Session, watch: list[str]) -> int:
     fold = Fold(session.id)
     following = asyncio.create_task(_keep_folding(session, fold))
     try:
+        while not fold.sequence and not following.done():  # noqa: ASYNC110 - the fold tells nobody
+            await asyncio.sleep(0.01)
         with Live(console=out, screen=True, auto_refresh=False) as live:
             while not following.done():
                 live.update(_screen(session, fold, watch), refresh=True)

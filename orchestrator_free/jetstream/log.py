@@ -7,6 +7,7 @@ leader is asked (`STREAM.MSG.GET`) wherever a stale replica would be wrong.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -65,6 +66,7 @@ class Log:
         self.shards = 1
         self._replicas = 1
         self._epochs: dict[int, str] = {}
+        self._epochs_read: dict[int, float] = {}
         self._restoring: asyncio.Task[None] | None = None
         wire.on_reconnect.append(self._on_reconnect)
 
@@ -86,6 +88,12 @@ class Log:
 
     def epoch(self, shard: int) -> str:
         """Return the epoch of a shard's stream, as of the last `refresh`."""
+        return self._epochs[shard]
+
+    async def epoch_within(self, shard: int, seconds: float) -> str:
+        """Return the epoch of a shard's stream as it was at most so long ago; all who ask share one request."""
+        if asyncio.get_running_loop().time() - self._epochs_read.get(shard, -math.inf) > seconds:
+            await self.info(shard)
         return self._epochs[shard]
 
     async def ensure(self, settings: contract.StreamSettings | None = None) -> None:
@@ -149,6 +157,7 @@ class Log:
         if not subjects:
             info = await self.wire.api(name)
             self._epochs[shard] = epoch_of(stream, info["created"])
+            self._epochs_read[shard] = asyncio.get_running_loop().time()
             return info
         found: dict[str, int] = {}
         while True:
