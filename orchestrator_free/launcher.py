@@ -47,11 +47,17 @@ class Launcher:
     """Runs `replicas` processes of each program until stopped; `async with` starts and stops them.
 
     A process that ends with 0 is done; any other end starts it again, after a pause that grows.
+
+    Attributes:
+        environment: what the processes get beside ours.
+        output: a file that what they print is appended to; None: it goes where ours goes.
+        running: every process there is to be.
     """
 
     programs: Sequence[Path]
     replicas: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
+    output: Path | None = None
     running: list[Replica] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -102,7 +108,11 @@ class Launcher:
         command = [sys.executable, str(replica.program)]
         if sys.platform == "linux":  # nothing is left running when we are killed
             command = [sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid()), *command]
-        process = await asyncio.create_subprocess_exec(*command, env=environment, start_new_session=True)
+        with contextlib.ExitStack() as stack:
+            stream = None if self.output is None else stack.enter_context(self.output.open("ab"))
+            process = await asyncio.create_subprocess_exec(
+                *command, env=environment, start_new_session=True, stdout=stream, stderr=stream
+            )
         replica.pid = process.pid
         replica.starts += 1
         try:

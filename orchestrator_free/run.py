@@ -8,18 +8,22 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from orchestrator_free.control import SentControl
-from orchestrator_free.errors import OrchestratorFreeError, TooLarge
-from orchestrator_free.events import encode
+from orchestrator_free.errors import InvalidEvent, OrchestratorFreeError, TooLarge
+from orchestrator_free.events import Body, decode, encode, nests
 from orchestrator_free.fold import View
 from orchestrator_free.jetstream import Objects
 from orchestrator_free.jetstream.objects import object_name
 from orchestrator_free.obedience import ActiveRun
-from orchestrator_free.runwriter import HEADROOM_BYTES, MERGE_BYTES, RunWriter
+from orchestrator_free.runwriter import DELTAS, MERGE_CHARACTERS, RunWriter
 from orchestrator_free.session import Session
+from orchestrator_free.vocabulary import validate
 
 #: delegations between a person and a run, and of one run: beyond them something goes round in circles
 MAX_DEPTH: Final = 8
 MAX_CHILDREN: Final = 64
+_OURS: Final = frozenset({"run.started", "run.finished"})
+#: levels that a finished run puts around an event, beyond those that every event has to leave
+_SPARE_LEVELS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +97,29 @@ class Run:
             InvalidEvent: a known type with a wrong field.
             TooLarge: beyond what the broker takes in one message; use `file()`.
         """
-        event = dict(body)
-        if not str(event.get("type", "")).endswith(".delta"):
-            size, limit = len(encode(event)), self._writer._wire.max_payload - HEADROOM_BYTES
-            if size > limit:
-                raise TooLarge(f"{event.get('type')} has {size} bytes, the limit is {limit}: write it with run.file()")
+        payload = encode(dict(body))
+        event = decode(payload)  # a copy: what the caller changes afterwards was not said
+        if event["type"] in _OURS:
+            raise InvalidEvent(
+                f"{event['type']} is written when the handler returns; raise RunError to end with an error"
+            )
+        if not nests(event, _SPARE_LEVELS):
+            raise InvalidEvent(f"{event['type']}: nested too deep")
         await self._active.going.wait()
+        if event["type"] in DELTAS:
+            validate("run", event)
+            await self._write_text(event)
+            return
+        if len(payload) > self._writer.limit:
+            what = f"{event['type']} has {len(payload)} bytes, the limit is {self._writer.limit}"
+            raise TooLarge(f"{what}: write it with run.file()")
         await self._writer.write(event)
+
+    async def _write_text(self, event: Body) -> None:
+        """Write a delta, in pieces if it is long."""
+        text = event["text"]
+        for start in range(0, len(text), MERGE_CHARACTERS):
+            await self._writer.write({**event, "text": text[start : start + MERGE_CHARACTERS]})
 
     def _next(self) -> str:
         self._counter += 1
@@ -117,11 +137,11 @@ class Run:
         if self._open is None or self._open[0] != kind:
             await self._close_part()
             self._open = (kind, self._next())
-        part = self._open[1]
+        event = {"type": f"{kind}.delta", "part": self._open[1], "text": text}
+        if not text.isascii():
+            encode(event)  # half a surrogate pair is refused here, not when it is too late
         await self._active.going.wait()
-        for start in range(0, len(text), MERGE_BYTES):
-            piece = text[start : start + MERGE_BYTES]
-            await self._writer.write({"type": f"{kind}.delta", "part": part, "text": piece})
+        await self._write_text(event)
 
     async def _close_part(self) -> None:
         if self._open is not None:

@@ -22,18 +22,47 @@ from orchestrator_free.jetstream import Objects, Wire
 from orchestrator_free.jetstream.objects import object_name
 from orchestrator_free.vocabulary import validate
 
-#: bytes of merged text in one event
-MERGE_BYTES: Final = 32 * 1024
+#: characters of merged text in one event; in JSON a character takes 6 bytes at most
+MERGE_CHARACTERS: Final = 32 * 1024
+#: events whose text is merged while they wait, by their fields; one that carries more stays as it is
+DELTAS: Final = {
+    "text.delta": {"type", "part", "text"},
+    "reasoning.delta": {"type", "part", "text"},
+    "tool.input.delta": {"type", "call", "tool", "text"},
+}
 #: bytes a handler may be ahead of the broker before its writes wait
 _AHEAD: Final = 512 * 1024
 #: a finished run above this goes to the object store
 INLINE_LIMIT: Final = 256 * 1024
-HEADROOM_BYTES: Final = 8 * 1024
+_HEADROOM: Final = 8 * 1024
 
 
 def now() -> str:
     """Return the time as the broker writes it: RFC 3339, UTC."""
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+class _Waiting:
+    """An event behind the one in flight: a plain delta may still grow, all else is encoded already."""
+
+    __slots__ = ("body", "key", "payload", "size")
+
+    def __init__(self, body: Body) -> None:
+        self.body = body
+        self.key: tuple[str, str] | None = None
+        self.payload = b""
+        if body.keys() == DELTAS.get(body["type"]):
+            self.body = dict(body)
+            self.key = (body["type"], body.get("part") or body.get("call") or "")
+            self.size = len(body["text"])
+        else:
+            self.payload = encode(body)
+            self.size = len(self.payload)
+
+    def grow(self, text: str) -> None:
+        """Append to the delta."""
+        self.body["text"] += text
+        self.size += len(text)
 
 
 class RunWriter:
@@ -48,8 +77,8 @@ class RunWriter:
         self._wire = wire
         self._subject = subject
         self._last = last
-        self._pending: deque[Body] = deque()
-        self._merge: dict[tuple[str, str], Body] = {}
+        self._pending: deque[_Waiting] = deque()
+        self._merge: dict[tuple[str, str], _Waiting] = {}
         self._ahead = 0
         self._error: Exception | None = None
         self._task: asyncio.Task[None] | None = None
@@ -85,29 +114,28 @@ class RunWriter:
         if not self.fold.apply(body, self.fold.last, now()):
             validate("run", body)
             raise RunFinished(f"part {body.get('part')!r} of run {self.fold.run} is closed")
+        waiting = _Waiting(body)
         if self.first_write is None:
             self.first_write = perf_counter()  # uvloop's own clock ticks in milliseconds
-        self._append(body)
+        self._append(waiting)
         if self._ahead > _AHEAD:
             self._room.clear()
             await self._room.wait()
         else:
             await asyncio.sleep(0)  # let what is ready to leave, leave: a handler need not await anything else
 
-    def _append(self, body: Body) -> None:
-        """Queue an event, merged into a waiting delta of the same part."""
-        text = body.get("text")
-        key = (body["type"], body.get("part") or body.get("call") or "")
-        mergeable = body["type"].endswith(".delta")
-        waiting = self._merge.get(key) if mergeable else None
-        self._ahead += len(text) if isinstance(text, str) else 256
-        if waiting is not None and len(waiting["text"]) + len(body["text"]) <= MERGE_BYTES:
-            waiting["text"] += body["text"]
+    def _append(self, waiting: _Waiting) -> None:
+        """Queue an event; a delta is merged into a waiting one of its part, unless something else was written since."""
+        self._ahead += waiting.size
+        before = self._merge.get(waiting.key) if waiting.key else None
+        if before is not None and before.size + waiting.size <= MERGE_CHARACTERS:
+            before.grow(waiting.body["text"])
             return
-        if mergeable:
-            body = dict(body)
-            self._merge[key] = body
-        self._pending.append(body)
+        if waiting.key:
+            self._merge[waiting.key] = waiting
+        else:
+            self._merge.clear()
+        self._pending.append(waiting)
         if self._task is None:
             self._task = asyncio.create_task(self._drain())
 
@@ -115,12 +143,14 @@ class RunWriter:
         """Publish what waits, one at a time, each expecting the one before."""
         try:
             while self._pending:
-                body = self._pending.popleft()
-                self._merge.pop((body["type"], body.get("part") or body.get("call") or ""), None)
-                payload = encode(body)
+                waiting = self._pending.popleft()
+                if waiting.key and self._merge.get(waiting.key) is waiting:
+                    del self._merge[waiting.key]
+                payload = waiting.payload or encode(waiting.body)
                 self._last = await self._wire.publish(self._subject, payload, expect=self._last)
-                self._ahead = max(0, self._ahead - max(256, len(body.get("text", "")))) if self._pending else 0
-                self._room.set()
+                self._ahead -= waiting.size
+                if self._ahead <= _AHEAD:
+                    self._room.set()
         except Conflict as conflict:
             self._error = RunFenced(f"another attempt owns run {self.fold.run} of {self.fold.agent}: {conflict}")
         except OrchestratorFreeError as error:
@@ -141,6 +171,11 @@ class RunWriter:
             raise self._error
 
     @property
+    def limit(self) -> int:
+        """The largest event that can be written, in bytes."""
+        return self._wire.max_payload - _HEADROOM
+
+    @property
     def fenced(self) -> bool:
         """Whether another attempt owns the run."""
         return isinstance(self._error, RunFenced)
@@ -155,7 +190,7 @@ class RunWriter:
         await self.drained()
         body = finished(self.fold, status, error)
         payload = encode(body)
-        if len(payload) > min(INLINE_LIMIT, self._wire.max_payload - HEADROOM_BYTES):
+        if len(payload) > min(INLINE_LIMIT, self.limit):
             payload = encode(await outsource(body, session, objects))
         try:
             self._last = await self._wire.publish(self._subject, payload, expect=self._last, rollup=compact)

@@ -22,6 +22,7 @@ from orchestrator_free.errors import (
     PositionLost,
     SessionExists,
     SessionNotFound,
+    StorageFull,
 )
 from orchestrator_free.events import Body, Event, decode, encode
 from orchestrator_free.fold import Fold, View
@@ -257,16 +258,26 @@ class Session:
         )
 
     async def delete(self) -> None:
-        """Delete the session with its objects; those who follow it are told first.
+        """Delete the session with its objects; those who follow it are told first, or as soon as there is room for it.
 
         Raises:
             SessionNotFound: there is nothing to delete.
         """
         view = await self.view()
-        await self._publish(self._subject("meta"), {"type": "session.deleted"})
+        told = await self._tell_deleted()
         for name in object_names(view):
             await self._broker.objects.delete(self.id, name)
         await self._log.purge(self.shard, self.filter)
+        if not told and await self._tell_deleted():
+            await self._log.purge(self.shard, self.filter)
+
+    async def _tell_deleted(self) -> bool:
+        """Say that the session is deleted; False if the store is full, which must not keep anybody from deleting."""
+        try:
+            await self._publish(self._subject("meta"), {"type": "session.deleted"})
+        except StorageFull:
+            return False
+        return True
 
     # -- reading ------------------------------------------------------------------------------------------------
 

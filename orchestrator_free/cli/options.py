@@ -29,6 +29,7 @@ EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_NOT_FOUND: Final = 3
 EXIT_UNAVAILABLE: Final = 69
+_ENDS: Final = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if sys.platform != "win32" else [])]
 
 out = Console()
 err = Console(stderr=True)
@@ -94,7 +95,7 @@ def _code(error: OrchestratorFreeError) -> int:
 
 
 async def _until_signal(work: Coroutine[Any, Any, int | None], *, endless: bool) -> int | None:
-    """Let SIGTERM and SIGINT end the work by cancellation, so that everything it started is stopped."""
+    """Let signals end the work by cancellation, so that everything it started is stopped; SIGHUP: a closed terminal."""
     task = asyncio.create_task(work)
     running = asyncio.get_running_loop()
     stopped: list[int] = []
@@ -103,7 +104,7 @@ async def _until_signal(work: Coroutine[Any, Any, int | None], *, endless: bool)
         stopped.append(number)
         task.cancel()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _ENDS:
         with suppress(NotImplementedError):
             running.add_signal_handler(number, stop, number)
     try:

@@ -207,7 +207,7 @@ def demo(
             _broker(None, ServerSettings(data=data, port=broker_port, durability=durability)) as upstream,
             connect(upstream.url, member="you") as connection,
             _gateway(connection, "127.0.0.1", port, upstream) as gateway,
-            Launcher(programs, 1, _demo_environment(upstream.url, live=live)),
+            Launcher(programs, 1, _demo_environment(upstream.url, live=live), output=data / "agents.log"),
         ):
             session = connection.session(f"demo-{secrets.token_hex(4)}")
             await session.create(title=f"What {len(names)} agents think of {document['name']}", agents=names)
@@ -245,7 +245,7 @@ def _agents_folder() -> Path:
 
 def _demo_environment(url: str, *, live: bool) -> dict[str, str]:
     pace = os.environ.get("ORCHESTRATOR_FREE_PACE_MS", "12" if live else "0")
-    return {"ORCHESTRATOR_FREE_URL": url, "ORCHESTRATOR_FREE_PACE_MS": pace, "ORCHESTRATOR_FREE_LOG": "warning"}
+    return {"ORCHESTRATOR_FREE_URL": url, "ORCHESTRATOR_FREE_PACE_MS": pace}
 
 
 def _watch_hints(gateway: str, url: str, session: str) -> list[str]:

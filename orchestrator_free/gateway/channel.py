@@ -35,6 +35,8 @@ _log = structlog.get_logger("orchestrator_free.gateway")
 
 #: catch-up is written in pieces of about this size, so that a slow client is noticed
 _PIECE: Final = 192 * 1024
+#: kinds of entity after which nothing may be open or waiting any more
+_MAY_END: Final = frozenset({"run", "meta", "ctl", "outcome"})
 _REACH_SECONDS: Final = 10.0
 _AGAIN_SECONDS: Final = 0.5
 
@@ -164,7 +166,7 @@ class Channel:
             self.metrics.delivery_latency.observe(_age(frames[0]))
         if self.fold.deleted:
             self._end("deleted")
-        elif any(frame.address.kind in ("run", "meta") for frame in frames):
+        elif any(frame.address.kind in _MAY_END for frame in frames):
             self._release_idle()
 
     def _count(self, data: bytes, events: int, clients: int) -> None:

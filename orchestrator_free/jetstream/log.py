@@ -23,7 +23,7 @@ from orchestrator_free.errors import (
     OrchestratorFreeError,
 )
 from orchestrator_free.jetstream.messages import Batch, Message, field_of, stored_message
-from orchestrator_free.jetstream.replies import ConsumerState
+from orchestrator_free.jetstream.replies import NO_MESSAGE, ConsumerState
 from orchestrator_free.jetstream.wire import Wire
 from orchestrator_free.subjects import ROOT, epoch_of, shard_of
 
@@ -36,7 +36,6 @@ _LAG_SECONDS: Final = 20.0
 #: of one `page`; a message larger than this still comes, alone
 _PAGE_BYTES: Final = 1024 * 1024
 _STREAM_NOT_FOUND: Final = 10059
-_NO_MESSAGE: Final = 10037
 _IN_USE: Final = 10058
 _END_OF_BATCH: Final = 204
 _PRESENCE_FIELDS: Final = ("subjects", "storage", "allow_direct")
@@ -213,7 +212,7 @@ class Log:
         try:
             found = await self.wire.api(f"STREAM.MSG.GET.{contract.stream_name(shard)}", body)
         except BrokerError as error:
-            if getattr(error, "code", 0) == _NO_MESSAGE:
+            if getattr(error, "code", 0) == NO_MESSAGE:
                 return None
             raise
         return stored_message(found["message"])

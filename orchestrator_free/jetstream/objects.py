@@ -1,65 +1,121 @@
-"""Large values beside the log, in a standard NATS Object Store bucket, named `<session>/<name>`."""
+"""Large values beside the log, in a standard NATS Object Store bucket, named `<session>/<name>`.
+
+Written and read here rather than by nats-py, whose calls know no retries: the wire's outlast a change of the leader.
+"""
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import hashlib
+import secrets
+from datetime import UTC, datetime
+from typing import Any, Final
 
-from nats.errors import Error as NatsError
-from nats.js import JetStreamContext
-from nats.js.errors import ObjectNotFoundError
-from nats.js.object_store import ObjectStore
+import orjson
 
 from orchestrator_free import contract
-from orchestrator_free.errors import BrokerError
+from orchestrator_free.errors import BrokerError, Conflict
+from orchestrator_free.jetstream.messages import Message, stored_message
+from orchestrator_free.jetstream.replies import NO_MESSAGE
 from orchestrator_free.jetstream.wire import Wire
+
+_ROOT: Final = f"$O.{contract.OBJECT_BUCKET}"
+_STREAM: Final = f"OBJ_{contract.OBJECT_BUCKET}"
+_CHUNK: Final = 128 * 1024
+#: a chunk with its header must fit into one message
+_HEADROOM: Final = 4096
 
 
 class Objects:
-    """The bucket, opened at first use; `Log.ensure` has created it."""
+    """The bucket; `Log.ensure` has created it."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
-        self._opened: tuple[object, ObjectStore] | None = None
-
-    async def _bucket(self) -> ObjectStore:
-        client = self._wire.client
-        if self._opened is None or self._opened[0] is not client:
-            try:
-                store = await JetStreamContext(client, timeout=10).object_store(contract.OBJECT_BUCKET)
-            except (NatsError, TimeoutError) as error:
-                raise BrokerError(f"the bucket {contract.OBJECT_BUCKET!r} cannot be opened: {error}") from error
-            self._opened = (client, store)
-        return self._opened[1]
 
     async def put(self, session: str, name: str, data: bytes) -> None:
-        """Store an object; names come from the content, so one that is there is left as it is."""
+        """Store an object; names come from the content, so one that is there is left as it is.
+
+        Raises:
+            StorageFull, BrokerError: it could not be stored; nothing of it is left, if the broker lets us.
+        """
+        subject = _meta_subject(session, name)
+        last, info = await self._info(subject)
+        if info is not None:
+            return
+        chunks = f"{_ROOT}.C.{secrets.token_hex(11)}"
+        size = min(_CHUNK, self._wire.max_payload - _HEADROOM)
         try:
-            bucket = await self._bucket()
-            try:
-                await bucket.get_info(f"{session}/{name}")
-            except ObjectNotFoundError:
-                await bucket.put(f"{session}/{name}", data)
-        except (NatsError, TimeoutError) as error:
-            raise BrokerError(f"object {name!r} of session {session!r} was not stored: {error}") from error
+            for start in range(0, len(data), size):
+                await self._wire.publish(chunks, data[start : start + size], message_id=secrets.token_hex(16))
+            body = _describe(f"{session}/{name}", chunks, data, size)
+            await self._wire.publish(subject, orjson.dumps(body), expect=last, rollup=True)
+        except BaseException as error:
+            with contextlib.suppress(BrokerError):
+                await self._purge(chunks)
+            if not isinstance(error, Conflict):  # otherwise somebody else has just stored the same
+                raise
 
     async def get(self, session: str, name: str) -> bytes | None:
         """Return an object, None if there is none."""
-        try:
-            found = await (await self._bucket()).get(f"{session}/{name}")
-        except ObjectNotFoundError:
+        _, info = await self._info(_meta_subject(session, name))
+        if info is None:
             return None
-        except (NatsError, TimeoutError) as error:
-            raise BrokerError(f"object {name!r} of session {session!r} was not read: {error}") from error
-        return found.data or b""
+        chunks, after, data = f"{_ROOT}.C.{info['nuid']}", 0, bytearray()
+        for _ in range(info.get("chunks") or 0):
+            piece = await self._read({"seq": after + 1, "next_by_subj": chunks})
+            if piece is None:
+                break
+            after = piece.sequence
+            data += piece.payload
+        if info.get("digest") != _digest(data):
+            raise BrokerError(f"object {name!r} of session {session!r} is damaged: its content has another digest")
+        return bytes(data)
 
     async def delete(self, session: str, name: str) -> None:
-        """Remove an object; none of that name is no error."""
+        """Remove an object, without writing, so that it works when the store is full; none of that name is no error."""
+        subject = _meta_subject(session, name)
+        _, info = await self._info(subject)
+        await self._purge(subject)
+        if info is not None:
+            await self._purge(f"{_ROOT}.C.{info['nuid']}")
+
+    async def _info(self, subject: str) -> tuple[int, dict[str, Any] | None]:
+        """Return the sequence of the description of an object, 0 if there is none; and what it says, unless deleted."""
+        found = await self._read({"last_by_subj": subject})
+        if found is None:
+            return 0, None
+        info: dict[str, Any] = orjson.loads(found.payload)
+        return found.sequence, None if info.get("deleted") else info
+
+    async def _read(self, which: dict[str, Any]) -> Message | None:
         try:
-            await (await self._bucket()).delete(f"{session}/{name}")
-        except ObjectNotFoundError:
-            return
-        except (NatsError, TimeoutError) as error:
-            raise BrokerError(f"object {name!r} of session {session!r} was not deleted: {error}") from error
+            found = await self._wire.api(f"STREAM.MSG.GET.{_STREAM}", which)
+        except BrokerError as error:
+            if getattr(error, "code", 0) == NO_MESSAGE:
+                return None
+            raise
+        return stored_message(found["message"])
+
+    async def _purge(self, subject: str) -> None:
+        await self._wire.api(f"STREAM.PURGE.{_STREAM}", {"filter": subject})
+
+
+def _meta_subject(session: str, name: str) -> str:
+    return f"{_ROOT}.M.{base64.urlsafe_b64encode(f'{session}/{name}'.encode()).decode()}"
+
+
+def _digest(data: bytes | bytearray) -> str:
+    return f"SHA-256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode()}"
+
+
+def _describe(name: str, chunks: str, data: bytes, size: int) -> dict[str, Any]:
+    """Return what the clients of NATS expect to know of an object."""
+    return {
+        "name": name, "bucket": contract.OBJECT_BUCKET, "nuid": chunks.rpartition(".")[2], "size": len(data),
+        "chunks": -(-len(data) // size), "digest": _digest(data), "mtime": datetime.now(UTC).isoformat(),
+        "options": {"max_chunk_size": size},
+    }  # fmt: skip
 
 
 def object_name(data: bytes, label: str) -> str:

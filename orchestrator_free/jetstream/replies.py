@@ -11,6 +11,7 @@ from orchestrator_free.errors import BrokerError, Conflict, StorageFull
 
 #: JetStream error codes (nats-server server/errors.json)
 WRONG_LAST_SEQUENCE: Final = 10071
+NO_MESSAGE: Final = 10037
 _FULL: Final = frozenset({10023, 10028, 10047, 10077, 10122})
 #: 10164 says that a write to this subject waits for its majority: ours, perhaps, sent again too early
 TRY_AGAIN: Final = frozenset({10008, 10009, 10158, 10164, 10039, 10167})

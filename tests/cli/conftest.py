@@ -64,17 +64,18 @@ def command(tmp_path: Path, programs: Any, broker_url: str) -> Iterator[Commands
 
 @pytest.fixture
 def processes() -> Callable[[str], list[int]]:
-    """Return the pids of processes with a text in their command line, ours excluded."""
+    """Return the pids of processes with a text in their command line or environment, ours excluded."""
 
     def found(text: str) -> list[int]:
         pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
-        return [pid for pid in pids if pid != os.getpid() and text in _command_line(pid)]
+        return [pid for pid in pids if pid != os.getpid() and text in _about(pid)]
 
     return found
 
 
-def _command_line(pid: int) -> str:
+def _about(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
+        files = [Path(f"/proc/{pid}/{name}").read_text(errors="replace") for name in ("cmdline", "environ")]
     except OSError:
         return ""
+    return " ".join(files).replace("\0", " ")

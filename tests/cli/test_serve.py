@@ -268,7 +268,6 @@ def test_the_demonstration_in_a_terminal_lives_until_ctrl_c(
     assert frames
     for frame in frames:
         shown = frame.rstrip("\n").split("\n")
-        open("/tmp/frame.txt","w").write(repr(live))
         assert len(shown) <= lines
         assert max(len(line) for line in shown) <= columns
         for name in ("outliner", "checker", "critic"):
@@ -277,7 +276,23 @@ def test_the_demonstration_in_a_terminal_lives_until_ctrl_c(
     assert "Key sentences" in plain(rest)
     assert plain(rest).count("✔ done") == 3
     assert processes(str(tmp_path / "data")) == []
-    assert processes("agents/critic.py") == []
+    assert processes(re.findall(r"nats://[0-9.:]+", live)[0]) == []
+
+
+def test_the_demonstration_ends_with_its_terminal(
+    command: Any, tmp_path: Path, eventually: Any, processes: Any
+) -> None:
+    """A window that is closed leaves no broker and no agent behind."""
+    environment = {**os.environ, "TERM": "xterm-256color"}
+    program = (sys.executable, str(command.script), "demo", "--data", str(tmp_path / "data"))
+    with terminal(100, 30, *program, env=environment, cwd=tmp_path) as (process, master):
+        url = re.findall(r"nats://[0-9.:]+", screen_until(master, "running"))[0]
+        assert len(processes(url)) >= 3
+        process.send_signal(signal.SIGHUP)
+        screen_until(master, "\0")
+        process.wait(20)
+    assert processes(url) == []
+    assert processes(str(tmp_path / "data")) == []
 
 
 def plain(text: str) -> str:

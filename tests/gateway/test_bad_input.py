@@ -63,12 +63,17 @@ async def test_a_name_that_cannot_be_in_a_subject_is_refused_everywhere(gateway:
         await http.post(f"/sessions/{session}/inputs", json={"to": ["ada", name]}),
         await http.post(f"/sessions/{session}/inputs", json={"to": "ada", "from": name}),
         await http.post(f"/sessions/{session}/inputs", json={"to": "ada", "id": name}),
+        await http.post(f"/sessions/{path}/controls", json={"type": "pause"}),
+        await http.post(f"/sessions/{session}/controls", json={"type": "pause", "to": name}),
+        await http.post(f"/sessions/{session}/controls", json={"type": "pause", "from": name}),
+        await http.post(f"/sessions/{session}/controls", json={"type": "pause", "id": name}),
     ]
     for answer in answers:
         body = problem(answer, 400, "use 1 to 64 of the characters A-Z a-z 0-9 _ -")
         assert "\n" not in body["detail"]
         assert (body["title"], body["type"]) == ("Invalid Name", "urn:orchestrator-free:problem:invalid-name")
-    assert (await http.get(f"/sessions/{session}")).json()["inputs"] == []
+    view = (await http.get(f"/sessions/{session}")).json()
+    assert (view["inputs"], view["controls"]) == ([], [])
 
 
 async def test_an_encoded_slash_is_no_way_to_another_session(gateway: Any, session: str) -> None:
@@ -113,6 +118,24 @@ async def test_a_body_that_is_no_session_is_refused(gateway: Any, body: Any) -> 
     problem(await gateway.http.post("/sessions", json=body), 400)
 
 
+@pytest.mark.parametrize(
+    "body", [{}, {"type": "stop"}, {"type": "steer"}, {"type": "pause", "x": 1}, {"type": "cancel", "children": "x"},
+             {"type": "pause", "within_seconds": -1}, {"type": "pause", "to": ["a"]}]
+)  # fmt: skip
+async def test_a_body_that_is_no_control_is_refused(gateway: Any, session: str, body: Any) -> None:
+    """400; the log has nothing of it."""
+    problem(await gateway.http.post(f"/sessions/{session}/controls", json=body), 400)
+    assert (await gateway.http.get(f"/sessions/{session}")).json()["controls"] == []
+
+
+@pytest.mark.parametrize("wait", ["x", "61", "-1", "1.5"])
+async def test_a_wrong_time_to_wait_is_refused(gateway: Any, session: str, wait: str) -> None:
+    """400 with the range, before the control is given."""
+    answer = await gateway.http.post(f"/sessions/{session}/controls?wait={wait}", json={"type": "pause"})
+    problem(answer, 400, "from 0 to 60")
+    assert (await gateway.http.get(f"/sessions/{session}")).json()["controls"] == []
+
+
 async def test_a_body_that_is_too_large_is_refused_while_it_is_still_sent(gateway: Any, session: str) -> None:
     """413 for more than 1 MiB, with and without a length; a little less is taken."""
     url = f"/sessions/{session}/inputs"
@@ -133,6 +156,7 @@ async def test_a_body_that_is_too_large_is_refused_while_it_is_still_sent(gatewa
         ("PUT", "/sessions", "GET, HEAD, POST"),
         ("POST", "/sessions/s1", "DELETE, GET, HEAD"),
         ("GET", "/sessions/s1/inputs", "POST"),
+        ("GET", "/sessions/s1/controls", "POST"),
         ("POST", "/sessions/s1/events", "GET, HEAD"),
         ("DELETE", "/sessions/s1/objects/o", "GET, HEAD"),
         ("POST", "/healthz", "GET, HEAD"),
@@ -152,12 +176,14 @@ async def test_an_unknown_path_is_told_where_to_look(gateway: Any, path: str) ->
     problem(await gateway.http.get(path), 404, path, "/docs lists what there is")
 
 
-@pytest.mark.parametrize("path", ["", "/events", "/events?snapshot=1", "/events?after=00000000-5", "/inputs"])
+@pytest.mark.parametrize(
+    "path", ["", "/events", "/events?snapshot=1", "/events?after=00000000-5", "/inputs", "/controls"]
+)
 async def test_an_unknown_session_is_a_404_that_says_how_to_create_it(gateway: Any, path: str) -> None:
     """On every route; nothing is kept in memory for it."""
-    send = gateway.http.post if path == "/inputs" else gateway.http.get
-    options = {"json": {"to": "ada"}} if path == "/inputs" else {}
-    problem(await send(f"/sessions/nobody{path}", **options), 404, "POST /sessions")
+    bodies = {"/inputs": {"to": "ada"}, "/controls": {"type": "pause"}}
+    method, body = ("POST", bodies[path]) if path in bodies else ("GET", None)
+    problem(await gateway.http.request(method, f"/sessions/nobody{path}", json=body), 404, "POST /sessions")
     assert gateway.hub.hot("nobody") is None
 
 

@@ -180,6 +180,58 @@ async def test_an_input_can_be_read_at_once(gateway: Any, session: str) -> None:
         assert view["inputs"][-1]["input"] == sent["input"]
 
 
+# -- controls ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_control_is_in_the_log_and_its_outcome_may_be_waited_for(
+    gateway: Any, programs: Any, ann: Broker, session: str, eventually: Any, fresh: Fresh
+) -> None:
+    """202 at once, or 200 with what became of it; feeds until idle end with the cancel; the view has both."""
+    agent = fresh("slow")
+    programs.agent(agent, 'await run.text("begun")\nawait asyncio.sleep(60)')
+    url = f"/sessions/{session}/controls"
+    await gateway.http.post(f"/sessions/{session}/inputs", json={"to": agent, "text": "go"})
+    async with gateway.feed(session, until="idle") as feed:
+        await eventually(lambda: any("begun" in one.data for one in feed.events))
+        steer = await gateway.http.post(url, json={"type": "steer", "to": agent, "text": "left"})
+        cancel = await gateway.http.post(url, json={"type": "cancel", "to": agent, "from": "eve"}, params={"wait": 10})
+        await eventually(lambda: feed.end)
+    view = (await gateway.http.get(f"/sessions/{session}")).json()
+    assert (steer.status_code, steer.json()["outcome"]) == (202, None)
+    assert cancel.status_code == 200
+    assert (cancel.json()["outcome"]["agent"], cancel.json()["outcome"]["state"]) == (agent, "applied")
+    assert (feed.end, feed.names) == ("finished", ["idle"])
+    assert [(one["type"], one["from"], one["to"]) for one in view["controls"]] == [
+        ("steer", "user", agent), ("cancel", "eve", agent),
+    ]  # fmt: skip
+    assert view["agents"][0]["runs"][0]["status"] == "cancelled"
+    schema("view").validate(view)
+
+
+async def test_a_control_is_said_once_under_one_key(gateway: Any, session: str) -> None:
+    """The same answer; another control under the key is a conflict."""
+    url = f"/sessions/{session}/controls"
+    send = {"json": {"type": "pause", "to": "ada"}, "headers": {"idempotency-key": "k"}}
+    first, again = [await gateway.http.post(url, **send) for _ in range(2)]
+    other = await gateway.http.post(url, json={"type": "resume", "to": "ada"}, headers={"idempotency-key": "k"})
+    assert first.json() == again.json()
+    assert other.status_code == 409
+    assert len((await gateway.http.get(f"/sessions/{session}")).json()["controls"]) == 1
+
+
+async def test_until_idle_ends_with_the_cancel_of_what_nobody_works_on(
+    gateway: Any, session: str, eventually: Any
+) -> None:
+    """An input that waits for an agent that never comes holds the feed; the cancel lets it go."""
+    await gateway.http.post(f"/sessions/{session}/inputs", json={"to": "nobody", "text": "go"})
+    async with gateway.feed(session, until="idle") as feed:
+        await eventually(lambda: len(feed.events) == 2)
+        assert feed.end is None
+        await gateway.http.post(f"/sessions/{session}/controls", json={"type": "cancel"})
+        await eventually(lambda: feed.end)
+    assert feed.names == ["idle"]
+
+
 # -- objects ----------------------------------------------------------------------------------------------------
 
 
