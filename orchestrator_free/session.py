@@ -309,7 +309,7 @@ class Session:
             for entry in entries:
                 fold.apply(entry.event)
 
-        reader = Reader(self._log, self.id, take, _ignore)
+        reader = Reader(self._log, self.id, take, lambda lost: None)  # does not live long enough to be lost
         await reader.open()
         reader.close()
         if reader.sequence == 0:
@@ -398,7 +398,3 @@ class Session:
     async def object(self, name: str) -> bytes | None:
         """Return the bytes of a file or a large run, None if there are none of that name."""
         return await self._broker.objects.get(self.id, name)
-
-
-def _ignore(lost: PositionLost) -> None:
-    """A one-time read does not live long enough to lose its position."""

@@ -42,9 +42,9 @@ class NewSession(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     session: str | None = Field(None, description="its id; made up if absent")
-    title: str = Field("", max_length=500)
+    title: str = Field("", max_length=500, description="for people")
     agents: list[str] = Field([], max_length=200, description="who answers inputs to `all`; empty for every agent")
-    compaction: Literal["on", "off"] = "on"
+    compaction: Literal["on", "off"] = Field("on", description="off: the log keeps every delta of finished runs")
 
 
 class NewInput(BaseModel):
@@ -52,9 +52,9 @@ class NewInput(BaseModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    text: str = ""
+    text: str = Field("", description="what to do")
     to: str | Annotated[list[str], Field(max_length=200)] = Field(description="an agent, several, or `all`")
-    data: Any = None
+    data: Any = Field(None, description="any JSON beside the text")
     id: str | None = Field(None, description="the same id and content is sent once")
     sender: str = Field("user", alias="from", description="the member who says it")
 
@@ -68,9 +68,9 @@ class NewControl(BaseModel):
     to: str = Field("all", description="an agent, or `all`")
     run: str | None = Field(None, description="which run; absent: all that are open or waiting")
     text: str | None = Field(None, description="what a steer or a redirect says")
-    data: Any = None
+    data: Any = Field(None, description="any JSON beside the text")
     children: bool | None = Field(None, description="cancel: also what the run delegated; true if absent")
-    reason: str | None = None
+    reason: str | None = Field(None, description="for people")
     within_seconds: float | None = Field(None, ge=0, le=86400, description="not accepted by then, it expires")
     id: str | None = Field(None, description="the same id and content is said once")
     sender: str = Field("user", alias="from", description="the member who says it")

@@ -64,6 +64,7 @@ def _session_paths(new_session: type[BaseModel]) -> dict[str, Any]:
 
 def _inner_paths(new_input: type[BaseModel], new_control: type[BaseModel]) -> dict[str, Any]:
     key = {"name": "Idempotency-Key", "in": "header", "required": False, "schema": {"type": "string"}}
+    key["description"] = "header: any text; sent again under the same key, it is stored once"
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
         "/sessions/{session}/inputs": {
@@ -117,7 +118,8 @@ DOCS_PAGE: Final = """<!doctype html>
 <style>
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } code { font-family: ui-monospace, monospace; }
+h1 { font-size: 1.5rem; } h2 { font-size: 0.8rem; margin: 0.5rem 0 0; opacity: 0.6; }
+code { font-family: ui-monospace, monospace; }
 section { border: 1px solid var(--line); border-radius: 8px; margin: 0.75rem 0; padding: 0.6rem 1rem; }
 section > p { margin: 0.2rem 0; } .verb { display: inline-block; min-width: 4.5rem; font-weight: 700; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.15rem 1rem; margin: 0.4rem 0 0; font-size: 0.9rem; }
@@ -146,20 +148,22 @@ fetch("/openapi.json").then(answer => answer.json()).then(({ paths }) => {
       add(head, "span", verb.toUpperCase(), "verb");
       add(head, "code", path);
       add(box, "p", about.summary);
-      const list = add(box, "dl");
-      for (const one of about.parameters ?? []) {
-        add(list, "dt", one.name);
-        add(list, "dd", one.description ?? one.in);
-      }
+      const group = (label, rows) => {
+        if (!rows.length) return;
+        add(box, "h2", label);
+        const list = add(box, "dl");
+        for (const [name, text] of rows) {
+          add(list, "dt", name);
+          add(list, "dd", text);
+        }
+      };
+      const words = field => field.enum ? field.enum.join(", ") : field.type ?? "any JSON";
       const schema = about.requestBody?.content["application/json"].schema;
-      for (const [name, field] of Object.entries(schema?.properties ?? {})) {
-        add(list, "dt", name + (schema.required?.includes(name) ? " (required)" : ""));
-        add(list, "dd", field.description ?? field.type ?? "");
-      }
-      for (const [code, answer] of Object.entries(about.responses)) {
-        add(list, "dt", code);
-        add(list, "dd", answer.description);
-      }
+      const fields = Object.entries(schema?.properties ?? {});
+      const needed = name => schema.required?.includes(name) ? " (required)" : "";
+      group("query and headers", (about.parameters ?? []).map(one => [one.name, one.description ?? one.in]));
+      group("body", fields.map(([name, field]) => [name + needed(name), field.description ?? words(field)]));
+      group("answers", Object.entries(about.responses).map(([code, answer]) => [code, answer.description]));
     }
   }
 });
