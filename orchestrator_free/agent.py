@@ -74,7 +74,7 @@ class Agent:
             asyncio.get_running_loop().add_signal_handler(sign, task.cancel)
         with contextlib.suppress(asyncio.CancelledError):
             async with connect(url, member=self.name, **_credentials()) as broker:
-                _log.info("agent ready", agent=self.name, url=url, pid=os.getpid())
+                _log.info("agent ready", agent=self.name, url=broker.log.wire.options.address, pid=os.getpid())
                 await self.serve(broker)
 
 

@@ -14,16 +14,15 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
-import orjson
 import structlog
 
-from orchestrator_free.completion import complete
 from orchestrator_free.errors import BrokerError, BrokerTimeout, PositionLost, SessionNotFound
 from orchestrator_free.fold import Fold
 from orchestrator_free.gateway.client import Client
 from orchestrator_free.gateway.frames import HEARTBEAT, Frame, Selection, control, snapshot_frame
 from orchestrator_free.gateway.history import History
 from orchestrator_free.gateway.settings import GatewaySettings
+from orchestrator_free.gateway.snapshot import Snapshots
 from orchestrator_free.gateway.tail import Tail
 from orchestrator_free.gateway.transport import Broadcast, Feed
 from orchestrator_free.jetstream import Log, Objects
@@ -76,7 +75,6 @@ class Channel:
         self.closed = False
         self.idle_since: float | None = asyncio.get_running_loop().time()
         self._log = log
-        self._objects = objects
         self._settings = settings
         self._on_lost = on_lost
         self._history = History(log, self.reader)
@@ -85,7 +83,7 @@ class Channel:
         self._clients: set[Client] = set()
         self._behind: set[Client] = set()
         self._piece: tuple[tuple[int, int, Selection], tuple[bytes, int, int]] | None = None
-        self._snapshot: tuple[int, bytes] | None = None
+        self._snapshots = Snapshots(objects)
 
     @property
     def position(self) -> Position:
@@ -226,14 +224,7 @@ class Channel:
     async def snapshot(self) -> tuple[Position, bytes]:
         """Return the view as JSON and where it stands; the same one for everybody who asks at the same position."""
         position = self.position
-        if self._snapshot is None or self._snapshot[0] != position.sequence:
-            view = self.fold.view(str(position))
-            data = orjson.dumps(view)  # now: the fold goes on while the objects are fetched
-            if any(run["object"] and not run["parts"] for agent in view["agents"] for run in agent["runs"]):
-                data = orjson.dumps(await complete(orjson.loads(data), self._objects))
-            self._snapshot = (position.sequence, data)
-            return position, data
-        return position, self._snapshot[1]
+        return position, await self._snapshots.take(self.fold, position)
 
     def attach(self, client: Client, feed: Feed, after: int) -> None:
         """Let a client read from a sequence on and then live."""

@@ -279,7 +279,7 @@ class BulkPublisher:
             self._send(number, flight)
 
     def _late(self) -> BrokerTimeout:
-        state = "" if self._wire.connected.is_set() else f"; not connected to {self._wire.options.url}"
+        state = "" if self._wire.connected.is_set() else f"; not connected to {self._wire.options.address}"
         sent, waiting = len(self.sequences), len(self._flights)
         return BrokerTimeout(f"{waiting} of {sent} messages were not stored within {self._deadline:g} s{state}")
 

@@ -6,6 +6,7 @@ nats-py keeps the connection; all commands of one loop tick leave in one write, 
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -48,6 +49,11 @@ class WireOptions:
     key: Path | None = None
     inbox_prefix: str = "_INBOX"
     connect_seconds: float = 5.0
+
+    @property
+    def address(self) -> str:
+        """The URL as messages may show it: without user, password or token."""
+        return re.sub(r"(?<=://)[^/@,]*@", "", self.url)
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments for nats-py."""
@@ -134,10 +140,11 @@ class Connection:
     def _connect_error(self, error: Exception) -> BrokerError:
         reason = self._last_error or error
         text = str(reason) or type(reason).__name__
+        where = self.options.address
         if self._refused:  # of several tries, one may have ended before the broker's word for it came
-            return PermissionDenied(f"the broker at {self.options.url} refused the credentials: {self._refused}")
+            return PermissionDenied(f"the broker at {where} refused the credentials: {self._refused}")
         return BrokerUnreachable(
-            f"no broker answers at {self.options.url} ({text}); start one with `orchestrator-free up`, or pass --url"
+            f"no broker answers at {where} ({text}); start one with `orchestrator-free up`, or pass --url"
         )
 
     async def _give_up(self) -> None:
@@ -189,7 +196,7 @@ class Connection:
         self.connected.clear()
         self._lost()
         if not self._closing:
-            _log.warning("connection to the broker lost, trying again", url=self.options.url)
+            _log.warning("connection to the broker lost, trying again", url=self.options.address)
 
     async def _on_reconnected(self) -> None:
         self.reconnects += 1
@@ -197,14 +204,14 @@ class Connection:
         for sid in self._parser.handlers:
             self._send(f"SUB {self._client._subs[int(sid)].subject} {sid.decode()}\r\n".encode())
         self.connected.set()
-        _log.info("connected to the broker again", url=self.options.url)
+        _log.info("connected to the broker again", url=self.options.address)
         for callback in self.on_reconnect:
             callback()
 
     async def _on_closed(self) -> None:
         """nats-py gives a connection up for good at some errors of the broker; a session must not end with it."""
         if not self._closing and self.connected.is_set() is False and self._revival is None:
-            _log.error("the broker closed the connection", url=self.options.url, reason=str(self._last_error))
+            _log.error("the broker closed the connection", url=self.options.address, reason=str(self._last_error))
             self._revival = asyncio.create_task(self._revive(), name="revive connection")
 
     async def _revive(self) -> None:
@@ -216,7 +223,7 @@ class Connection:
             try:
                 await self._open(client)
             except (TimeoutError, OSError, NatsError) as error:
-                _log.warning("still no connection to the broker", url=self.options.url, reason=str(error))
+                _log.warning("still no connection to the broker", url=self.options.address, reason=str(error))
                 continue
             old, self._client = self._client, client
             client._sid = old._sid

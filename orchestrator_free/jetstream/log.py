@@ -39,6 +39,8 @@ _STREAM_NOT_FOUND: Final = 10059
 _IN_USE: Final = 10058
 _END_OF_BATCH: Final = 204
 _PRESENCE_FIELDS: Final = ("subjects", "storage", "allow_direct")
+_OBJECT_FIELDS: Final = ("subjects", "storage")
+_NO_JETSTREAM: Final = frozenset({10039, 10076})
 _TOO_MANY: Final = 413
 _CONSUMER_NOT_FOUND: Final = 10014
 
@@ -75,7 +77,8 @@ class Log:
 
     async def _restore_presence(self) -> None:
         try:
-            await self._ensure_presence()
+            if not await self._is_there(self._presence(), _PRESENCE_FIELDS):
+                await self._create(self._presence(), _PRESENCE_FIELDS)
         except OrchestratorFreeError as error:
             _log.debug("presence cannot be restored here, others may", reason=str(error))
 
@@ -109,16 +112,17 @@ class Log:
         wanted = settings or found or contract.StreamSettings()
         self.shards = wanted.shards
         self._replicas = (found or wanted).replicas
-        for shard in range(self.shards):
-            await self._ensure_stream(contract.stream_config(shard, wanted), contract.STRUCTURE)
-        await self._ensure_presence()
-        await self._ensure_stream(contract.object_stream(wanted), ("subjects", "storage"))
+        streams: list[tuple[dict[str, Any], tuple[str, ...]]]
+        streams = [(contract.stream_config(shard, wanted), contract.STRUCTURE) for shard in range(self.shards)]
+        streams += [(self._presence(), _PRESENCE_FIELDS), (contract.object_stream(wanted), _OBJECT_FIELDS)]
+        missing = [(config, fields) for config, fields in streams if not await self._is_there(config, fields)]
+        for config, fields in missing:  # only when nothing differs
+            await self._create(config, fields)
         await self.refresh()
 
-    async def _ensure_presence(self) -> None:
+    def _presence(self) -> dict[str, Any]:
         # As many replicas as the log: a bucket on one node only would take every process's start down with that node.
-        wanted = contract.presence_stream() | {"num_replicas": self._replicas}
-        await self._ensure_stream(wanted, _PRESENCE_FIELDS)
+        return contract.presence_stream() | {"num_replicas": self._replicas}
 
     async def _find(self, name: str) -> dict[str, Any] | None:
         try:
@@ -126,23 +130,28 @@ class Log:
         except (BrokerTimeout, BrokerUnreachable) as error:
             raise BrokerUnreachable(f"{error}; is JetStream enabled there, and may this user use it?") from error
         except BrokerError as error:
-            if getattr(error, "code", 0) == _STREAM_NOT_FOUND:
+            code = getattr(error, "code", 0)
+            if code == _STREAM_NOT_FOUND:
                 return None
+            if code in _NO_JETSTREAM:
+                raise BrokerUnreachable(f"{error}; enable JetStream for the account of this user") from error
             raise
 
-    async def _ensure_stream(self, config: dict[str, Any], fields: tuple[str, ...]) -> None:
+    async def _is_there(self, config: dict[str, Any], fields: tuple[str, ...]) -> bool:
+        """Whether a stream exists; if with another structure, raise ConfigMismatch."""
         found = await self._find(config["name"])
-        if found is None:
-            try:
-                await self.wire.api(f"STREAM.CREATE.{config['name']}", config)
-                return
-            except BrokerError as error:
-                if getattr(error, "code", 0) != _IN_USE:
-                    raise
-                found = await self._find(config["name"]) or {"config": {}}  # somebody else was first
-        lines = contract.differences(config, found["config"], fields)
+        lines = [] if found is None else contract.differences(config, found["config"], fields)
         if lines:
             raise ConfigMismatch(f"stream {config['name']}", lines)
+        return found is not None
+
+    async def _create(self, config: dict[str, Any], fields: tuple[str, ...]) -> None:
+        try:
+            await self.wire.api(f"STREAM.CREATE.{config['name']}", config)
+        except BrokerError as error:
+            if getattr(error, "code", 0) != _IN_USE:
+                raise
+            await self._is_there(config, fields)  # somebody else was first
 
     async def refresh(self) -> None:
         """Read the epochs again; a stream that was made anew has another."""

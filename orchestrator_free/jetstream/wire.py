@@ -154,7 +154,7 @@ class Wire(Connection):
                     return answer, head, sent
             await asyncio.sleep(min(pause, max(0.0, end - loop.time())))
             pause = min(pause * 2, 0.5)
-        state = "" if self.connected.is_set() else f"; not connected to {self.options.url}"
+        state = "" if self.connected.is_set() else f"; not connected to {self.options.address}"
         raise BrokerTimeout(f"no answer to {subject!r} within {deadline:g} s{state}")
 
     async def api(self, name: str, body: Any = None, *, deadline: float = 10.0) -> dict[str, Any]:

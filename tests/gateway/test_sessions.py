@@ -250,15 +250,17 @@ async def test_a_file_of_a_run_can_be_fetched_and_cannot_run_in_a_page(gateway: 
 
 
 async def test_the_view_holds_what_a_large_run_keeps_outside_the_log(gateway: Any, ann: Broker, pen: Any) -> None:
-    """Its parts are fetched into the view; the snapshot of a feed is the same view."""
+    """Its parts are fetched into the view, also for twenty at once; the snapshot of a feed is the same view."""
     text = "word " * 100_000
     parts = {"parts": [{"type": "text", "part": "1", "text": text}], "attempts": []}
     await pen.create("ada")
     await ann.objects.put(pen.session, "run-1", orjson.dumps(parts))
     await pen.start("ada")
     await pen.write("ada", "run", {"type": "run.finished", "status": "done", "object": "run-1"}, id="r1", rollup=True)
-    view = (await gateway.http.get(f"/sessions/{pen.session}")).json()
+    answers = await asyncio.gather(*(gateway.http.get(f"/sessions/{pen.session}") for _ in range(20)))
+    view = answers[0].json()
     feed = await gateway.read(pen.session, snapshot="1", until="idle")
+    assert len({answer.content for answer in answers}) == 1
     assert view["agents"][0]["runs"][0]["parts"][0]["text"] == text
     assert json.loads(feed.controls[0].data) == view == await ann.session(pen.session).view()
 
