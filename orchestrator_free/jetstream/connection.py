@@ -93,6 +93,7 @@ class Connection:
         self._closing = False
         self._last_error: Exception | None = None
         self._refused = ""
+        self._opening = False
         self._subjects: dict[str, str] = {}
         self._revival: asyncio.Task[None] | None = None
 
@@ -120,21 +121,25 @@ class Connection:
 
     async def _open(self, client: Client) -> None:
         """Connect a client and put our parser in the place of nats-py's."""
-        async with asyncio.timeout(self.options.connect_seconds):
-            await client.connect(
-                **self.options.arguments(),
-                connect_timeout=2,
-                reconnect_time_wait=_RECONNECT_PAUSE,
-                max_reconnect_attempts=-1,
-                ping_interval=15,
-                max_outstanding_pings=2,
-                inbox_prefix=self.options.inbox_prefix.encode(),
-                error_cb=self._on_error,
-                disconnected_cb=self._on_disconnected,
-                reconnected_cb=self._on_reconnected,
-                closed_cb=self._on_closed,
-                pending_size=0,
-            )
+        self._opening = True
+        try:
+            async with asyncio.timeout(self.options.connect_seconds):
+                await client.connect(
+                    **self.options.arguments(),
+                    connect_timeout=2,
+                    reconnect_time_wait=_RECONNECT_PAUSE,
+                    max_reconnect_attempts=-1,
+                    ping_interval=15,
+                    max_outstanding_pings=2,
+                    inbox_prefix=self.options.inbox_prefix.encode(),
+                    error_cb=self._on_error,
+                    disconnected_cb=self._on_disconnected,
+                    reconnected_cb=self._on_reconnected,
+                    closed_cb=self._on_closed,
+                    pending_size=0,
+                )
+        finally:
+            self._opening = False
         client._ps = self._parser  # type: ignore[assignment]
 
     def _connect_error(self, error: Exception) -> BrokerError:
@@ -183,10 +188,13 @@ class Connection:
         return str(self._client.connected_server_version)
 
     async def _on_error(self, error: Exception) -> None:
-        self._last_error = error
         text = str(error)
+        if text:
+            self._last_error = error
         if "authorization" in text.lower() or "authentication" in text.lower():
             self._refused = text
+        if self._opening and (self._refused or isinstance(error, ssl.SSLCertVerificationError)):
+            raise error  # leaves nats-py's connect, which would try the same for ever
         if "permissions violation" in text:
             self._denied(text)
         elif not self._closing:
