@@ -6,7 +6,6 @@ import asyncio
 import random
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nats
@@ -25,6 +24,7 @@ from orchestrator_free.subjects import Position, address, parse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
     Eventually = Callable[..., Awaitable[Any]]
 
@@ -610,27 +610,28 @@ async def test_what_is_no_event_is_counted_and_holds_nobody_up(ann: Broker, fres
 # -- pace -----------------------------------------------------------------------------------------------------------
 
 SLOW = '''
-import asyncio, os, sys
+import asyncio, os, sys, resource
 from orchestrator_free import connect
 
-def peak():
-    """The most memory this program ever held, in megabytes."""
-    return int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0]) / 1024
+def memory():
+    """Megabytes now, and the most there ever were."""
+    now = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
+    return now, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 async def main():
     async with connect(os.environ["ORCHESTRATOR_FREE_URL"]) as broker:
         count, last, disorder = 0, 0, 0
-        before = peak()
         async for event in broker.session(sys.argv[1]).follow(compact=False):
             count += 1
             disorder += event.sequence <= last
             last = event.sequence
             if count == 1:
+                before, _ = memory()
                 print("waiting", flush=True)
                 while not os.path.exists(sys.argv[2]):
-                    await asyncio.sleep(0.2)
+                    await asyncio.sleep(0.05)
             if event.type == "state.set":
-                print("result", count, disorder, peak() - before, flush=True)
+                print("result", count, disorder, memory()[1] - before, flush=True)
                 return
             if count % 100 == 0:
                 await asyncio.sleep(0)
@@ -663,17 +664,9 @@ async def test_a_consumer_that_pauses_loses_nothing_and_holds_bounded_memory(
     await eventually(lambda: "waiting" in follower.output, 30)
     if not late:
         await fill()
-    ticks = [0.0]
-
-    def at_rest() -> bool:
-        """Whether it has done next to nothing since the last look: what it takes in advance, it has."""
-        ticks.append(sum(map(int, Path(f"/proc/{follower.pid}/stat").read_text().split()[13:15])))
-        return ticks[-1] - ticks[-2] < 5
-
-    await eventually(at_rest, 60, every=0.5)
     go.touch()
     await eventually(lambda: not follower.alive, 90)
 
     count, disorder, growth = follower.output.partition("result ")[2].split()
     assert (int(count), int(disorder)) == (30_002, 0)
-    assert float(growth) < 170  # megabytes; all of them, decoded, would be 250
+    assert float(growth) < 150  # megabytes; all of them decoded would be 300
