@@ -236,6 +236,11 @@ _READ: Final = (
 )
 
 
+#: says that a shard has another leader; what the one before had not republished is only in the log
+LEADER_ELECTED: Final = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{stream}"
+_HEAR: Final = ("_INBOX.{member}.>", f"{LIVE}{ROOT}.>")
+
+
 def _consumer(name: str) -> tuple[str, ...]:
     """Return what a member needs for a durable consumer of its own; the literal name keeps others away from it."""
     return (
@@ -274,7 +279,7 @@ ROLES: Final[dict[str, Role]] = {
             "$JS.ACK.{stream}.>",
             "$JS.ACK.*.*.{stream}.>",
         ),
-        subscribe=("_INBOX.{member}.>", f"{LIVE}{ROOT}.>", "$JS.EVENT.ADVISORY.>"),
+        subscribe=(*_HEAR, "$JS.EVENT.ADVISORY.>"),
     ),
     "agent": Role(
         about="An agent with all its replicas: publishes under its own name, takes its own inputs, reads all sessions.",
@@ -287,17 +292,17 @@ ROLES: Final[dict[str, Role]] = {
             *_consumer(control_consumer_name("{member}")),
             *_WRITE_OBJECTS,
         ),
-        subscribe=("_INBOX.{member}.>", f"{LIVE}{ROOT}.>"),
+        subscribe=(*_HEAR, LEADER_ELECTED),
     ),
     "service": Role(
         about="A service that follows all sessions with a durable consumer of its own; publishes no event.",
         publish=(*_READ, *_consumer(service_consumer_name("{member}"))),
-        subscribe=("_INBOX.{member}.>", f"{LIVE}{ROOT}.>"),
+        subscribe=(*_HEAR, LEADER_ELECTED),
     ),
     "observer": Role(
         about="Reads all sessions, live and from the log; keeps no position at the broker, publishes no event.",
         publish=_READ,
-        subscribe=("_INBOX.{member}.>", f"{LIVE}{ROOT}.>"),
+        subscribe=(*_HEAR, LEADER_ELECTED),
     ),
 }
 

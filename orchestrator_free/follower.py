@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Final
 
+from orchestrator_free.entries import Entry
 from orchestrator_free.errors import PositionLost
 from orchestrator_free.jetstream import Log
-from orchestrator_free.reader import Entry, Reader
+from orchestrator_free.reader import Reader
 from orchestrator_free.subjects import Position
 
 #: a follower that is slower than its session lets the log wait for it beyond this many events

@@ -9,16 +9,17 @@ where it stands, before anything later is handed on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
 
-from orchestrator_free.errors import BrokerError, BrokerTimeout, InvalidEvent, PositionLost
-from orchestrator_free.events import Event, decode
+from orchestrator_free.entries import Entry, is_whole, to_event
+from orchestrator_free.errors import BrokerError, BrokerTimeout, PositionLost
 from orchestrator_free.jetstream import Log, Message
 from orchestrator_free.jetstream.messages import live_message
-from orchestrator_free.subjects import LIVE, Position, parse, session_filter
+from orchestrator_free.subjects import LIVE, Position, session_filter
 
 _log = structlog.get_logger("orchestrator_free.reader")
 
@@ -26,56 +27,15 @@ _log = structlog.get_logger("orchestrator_free.reader")
 CHECK_SECONDS: Final = 5.0
 #: what the live tail may hold while the log is being read; beyond it the log is read again
 _HELD: Final = 20_000
-#: types of the broker's own answers, which can be aimed at a session's subject
-_ANSWERS: Final = "io.nats."
 _AT_ONCE: Final = 8
 _PAGE: Final = 4096
 _CAUGHT_UP_SECONDS: Final = 20.0
 
-Sink = Callable[[list["Entry"]], None]
-
-
-class Entry:
-    """A stored message that is a valid event.
-
-    Attributes:
-        message: as stored, with the untouched payload.
-        event: as parsed.
-    """
-
-    __slots__ = ("event", "message")
-
-    def __init__(self, message: Message, event: Event) -> None:
-        self.message = message
-        self.event = event
-
-
-def to_event(message: Message) -> Event | None:
-    """Parse a stored message; None if its subject or payload is not ours, or nobody published it there."""
-    address = parse(message.subject)
-    if address is None or message.copied:
-        return None
-    try:
-        body = decode(message.payload)
-    except InvalidEvent:
-        return None
-    if body["type"].startswith(_ANSWERS):
-        return None
-    return Event(message.sequence, message.time, address, body)
+Sink = Callable[[list[Entry]], None]
 
 
 async def _always() -> None:
     """There is room."""
-
-
-def _is_whole(message: Message) -> bool:
-    """Whether the last message of a subject says all that is to be known about its entity."""
-    if message.rollup:
-        return True
-    address = parse(message.subject)
-    if address is None or address.kind not in ("run", "meta"):
-        return True
-    return address.kind == "meta" and b'"session.created"' in message.payload
 
 
 class Reader:
@@ -152,14 +112,14 @@ class Reader:
             PositionLost: the position is of another epoch, trimmed away, or beyond the log's end.
         """
         self._unsubscribe = self._log.wire.subscribe(LIVE + self._filter, self._on_live)
-        self._log.wire.on_reconnect.append(self._on_reconnect)
+        self._log.wire.on_disconnect.append(self._on_disconnect)
+        self._log.wire.on_reconnect.append(self._hold)
+        self._log.on_new_leader.append(self._on_new_leader)
         try:
             info = await self._log.info(self.shard)
             self.epoch = self._log.epoch(self.shard)
             if after is not None and after.epoch != self.epoch:
-                raise PositionLost(
-                    "recreated", f"the log of {self.session!r} has epoch {self.epoch}, not {after.epoch}"
-                )
+                raise PositionLost("recreated", f"the log of {self.session!r} has epoch {self.epoch} now")
             if after is None or after.sequence == 0:
                 await self._read_beginning(compact=compact)
             else:
@@ -196,13 +156,12 @@ class Reader:
 
     async def _barrier(self) -> int:
         """Return the session's last sequence as the leader has it."""
-        last = await self._log.last(self.shard, self._filter)
-        return last.sequence if last else 0
+        return last.sequence if (last := await self._log.last(self.shard, self._filter)) else 0
 
     async def _with_deltas(self, table: list[Message]) -> list[Message]:
         """Add the deltas of what is not whole yet, a few requests at a time."""
-        found = [message for message in table if _is_whole(message)]
-        partial = [message for message in table if not _is_whole(message)]
+        found = [message for message in table if is_whole(message)]
+        partial = [message for message in table if not is_whole(message)]
         for start in range(0, len(partial), _AT_ONCE):
             some = partial[start : start + _AT_ONCE]
             # Another replica may answer than the one that gave the table, and be behind it.
@@ -239,6 +198,8 @@ class Reader:
 
     async def _catch_up(self) -> None:
         """Read from where the reader stands, a page at a time, each when there is room for it."""
+        if self.live:
+            await self._verify()
         barrier = await self._barrier()
         if self.sequence and await self._is_gone(self.sequence):
             raise PositionLost("recreated", f"session {self.session!r} was deleted or trimmed meanwhile")
@@ -265,7 +226,7 @@ class Reader:
         self._chain.clear()
         overflow, self._overflow = self._overflow, False
         self._accept([merged[sequence] for sequence in sorted(merged)])
-        if overflow:
+        if overflow or not self._log.wire.connected.is_set():
             self._hold()
 
     # -- live ---------------------------------------------------------------------------------------------------
@@ -329,22 +290,25 @@ class Reader:
         self._held = {}
         self._joined.clear()
 
-    def _on_reconnect(self) -> None:
-        self._hold()
+    def _on_disconnect(self) -> None:
+        if self._held is None:
+            self._begin_hold()
+
+    def _on_new_leader(self, shard: int) -> None:
+        """A leader that went may have taken copies with it that nobody got."""
+        if shard == self.shard:
+            self._hold()
 
     # -- watching -----------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
         """Repair after doubt; compare with the log every few seconds."""
         while True:
-            doubted = True
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CHECK_SECONDS):
                     await self._doubt.wait()
-            except TimeoutError:
-                doubted = False
             try:
-                await (self._repair() if doubted else self._check())
+                await (self._repair() if self._doubt.is_set() else self._check())
             except PositionLost as lost:
                 self._on_reset(lost)
                 return
@@ -357,35 +321,46 @@ class Reader:
         """Read the log again from where the reader stands."""
         self._doubt.clear()
         if self._disorder:
-            raise PositionLost("disorder", f"an event of {self.session!r} was missed and later ones handed on")
+            raise self._out_of_order()
         await self._same_log(0.0)
         self.repairs += 1
         await self._catch_up()
+
+    def _out_of_order(self) -> PositionLost:
+        return PositionLost("disorder", f"an event of {self.session!r} was missed and later ones handed on")
 
     async def _same_log(self, within_seconds: float) -> None:
         if await self._log.epoch_within(self.shard, within_seconds) != self.epoch:
             raise PositionLost("recreated", f"the log of {self.session!r} was made anew")
 
     async def _check(self) -> None:
-        """Find out what the live tail lost without a trace: an entity's only message, the end of an idle session."""
+        """Compare with the log: the stream, the end of an idle session, what was handed on."""
         await self._same_log(CHECK_SECONDS / 2)
         stale, self._stale = self._stale, False
-        end = self.sequence
-        if stale or await self._barrier() > end:
+        if stale or await self._barrier() > self.sequence:
             self._hold()
-        table = await self._log.table(self.shard, self._filter, after=self._verified)
-        for message in table:
-            known = self._chain.get(message.subject, self._base)
-            if message.sequence <= end and message.sequence > known:
-                self._disorder = True
-                self._hold()
+        await self._verify()
+
+    async def _verify(self) -> None:
+        """Make sure that nothing before the place where the reader stands was lost without a trace.
+
+        An entity's only message leaves no hole in a chain; nor does one whose next is read from the log.
+        """
+        end = self.sequence
+        if end == self._verified:
+            return
+        table = await self._log.table(self.shard, self._filter, after=self._verified, up_to=end)
+        if any(message.sequence > self._chain.get(message.subject, self._base) for message in table):
+            raise self._out_of_order()
         if table and table[-1].sequence >= end:  # a replica that is behind has not shown everything
             self._verified = end
 
     def close(self) -> None:
         """Stop. Safe to call twice."""
         self._unsubscribe()
-        if self._on_reconnect in self._log.wire.on_reconnect:
-            self._log.wire.on_reconnect.remove(self._on_reconnect)
+        if self._hold in self._log.wire.on_reconnect:
+            self._log.wire.on_disconnect.remove(self._on_disconnect)
+            self._log.wire.on_reconnect.remove(self._hold)
+            self._log.on_new_leader.remove(self._on_new_leader)
         if self._task is not None:
             self._task.cancel()

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 from orchestrator_free import contract
 from orchestrator_free.completion import complete, complete_run, object_names
 from orchestrator_free.control import Controls
+from orchestrator_free.entries import Entry, to_event
 from orchestrator_free.errors import (
     Conflict,
     InvalidEvent,
@@ -28,7 +29,7 @@ from orchestrator_free.events import Body, Event, decode, encode
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.follower import Follower
 from orchestrator_free.jetstream import Log, Objects, PullConsumer, Wire, WireOptions
-from orchestrator_free.reader import Entry, Reader, to_event
+from orchestrator_free.reader import Reader
 from orchestrator_free.subjects import ROOT, Position, address, check_name, parse, run_id, session_filter
 from orchestrator_free.subscription import Delivery, Start, deliveries, durable_config
 from orchestrator_free.vocabulary import validate

@@ -17,12 +17,12 @@ import orjson
 import structlog
 
 from orchestrator_free import contract
+from orchestrator_free.entries import to_event
 from orchestrator_free.errors import BrokerError, Conflict, InvalidEvent, RunFenced
 from orchestrator_free.events import Body, Event, decode
 from orchestrator_free.fold import RunFold
 from orchestrator_free.jetstream import Delivery, PullConsumer
 from orchestrator_free.obedience import ActiveRun, Obedience
-from orchestrator_free.reader import to_event
 from orchestrator_free.run import Run, RunInput, safe_message
 from orchestrator_free.runwriter import RunWriter
 from orchestrator_free.session import Broker, Session

@@ -16,12 +16,12 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from orchestrator_free import Agent, Broker, Run, RunError, Session, connect, contract, contract_files
+from orchestrator_free.entries import Entry, to_event
 from orchestrator_free.events import decode, encode
 from orchestrator_free.gateway.frames import Frame
 from orchestrator_free.gateway.problems import problem
 from orchestrator_free.jetstream import Message
 from orchestrator_free.monitor import Monitor, MonitorSettings
-from orchestrator_free.reader import Entry, to_event
 from orchestrator_free.runwriter import INLINE_LIMIT
 from orchestrator_free.server import EmbeddedServer, ServerSettings, find_binary
 from orchestrator_free.subjects import parse

@@ -16,6 +16,7 @@ from typing import Final
 
 import structlog
 
+from orchestrator_free.entries import Entry
 from orchestrator_free.errors import BrokerError, BrokerTimeout, PositionLost, SessionNotFound
 from orchestrator_free.fold import Fold
 from orchestrator_free.gateway.client import Client
@@ -27,7 +28,7 @@ from orchestrator_free.gateway.tail import Tail
 from orchestrator_free.gateway.transport import Broadcast, Feed
 from orchestrator_free.jetstream import Log, Objects
 from orchestrator_free.metrics import GatewayMetrics
-from orchestrator_free.reader import Entry, Reader
+from orchestrator_free.reader import Reader
 from orchestrator_free.subjects import Position, session_filter
 
 _log = structlog.get_logger("orchestrator_free.gateway")

@@ -8,9 +8,9 @@ from typing import Final, Literal
 
 import orjson
 
+from orchestrator_free.entries import Entry
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.events import Event
-from orchestrator_free.reader import Entry
 from orchestrator_free.subjects import KINDS, Position, check_name, parse
 
 Format = Literal["sse", "ndjson"]

@@ -78,11 +78,13 @@ class Connection:
 
     Attributes:
         connected: set while the connection stands.
-        on_reconnect: called, without arguments, each time the connection stands again.
+        on_disconnect: called, without arguments, each time the connection ends, before anything comes over the next.
+        on_reconnect: called, without arguments, each time the connection stands again; messages may have come before.
     """
 
     options: WireOptions
     connected: asyncio.Event = field(default_factory=asyncio.Event)
+    on_disconnect: list[Callable[[], None]] = field(default_factory=list)
     on_reconnect: list[Callable[[], None]] = field(default_factory=list)
     reconnects: int = 0
 
@@ -203,6 +205,8 @@ class Connection:
     async def _on_disconnected(self) -> None:
         self.connected.clear()
         self._lost()
+        for callback in self.on_disconnect:
+            callback()
         if not self._closing:
             _log.warning("connection to the broker lost, trying again", url=self.options.address)
 

@@ -1,4 +1,4 @@
-"""Reading and keeping the streams: what is stored, as raw messages, by the cheapest request for each question.
+"""Reading the streams: what is stored, as raw messages, by the cheapest request for each question.
 
 Close to the tail `next_by_subj` from a sequence is exact and fast; a session's present state is one `multi_last`; the
 leader is asked (`STREAM.MSG.GET`) wherever a stale replica would be wrong.
@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import orjson
 import structlog
 
 from orchestrator_free import contract
-from orchestrator_free.errors import (
-    BrokerError,
-    BrokerTimeout,
-    BrokerUnreachable,
-    ConfigMismatch,
-    OrchestratorFreeError,
-)
+from orchestrator_free.errors import BrokerError, BrokerTimeout
 from orchestrator_free.jetstream.messages import Batch, Message, field_of, stored_message
 from orchestrator_free.jetstream.replies import NO_MESSAGE, ConsumerState
+from orchestrator_free.jetstream.streams import Streams
 from orchestrator_free.jetstream.wire import Wire
 from orchestrator_free.subjects import ROOT, epoch_of, shard_of
 
@@ -33,26 +28,13 @@ _BATCH: Final = 4096
 _MULTI_LAST_LIMIT: Final = 1000
 #: a replica that is behind its leader for longer than this is given up
 _LAG_SECONDS: Final = 20.0
-#: of one `page`; a message larger than this still comes, alone
+#: of one answer to a read; a message larger than this still comes, alone
 _PAGE_BYTES: Final = 1024 * 1024
-_STREAM_NOT_FOUND: Final = 10059
-_IN_USE: Final = 10058
+#: answers under way at once: the broker cuts a connection for which more than its `max_pending` waits
+_READS: Final = 16
 _END_OF_BATCH: Final = 204
-_PRESENCE_FIELDS: Final = ("subjects", "storage", "allow_direct")
-_OBJECT_FIELDS: Final = ("subjects", "storage")
-_NO_JETSTREAM: Final = frozenset({10039, 10076})
 _TOO_MANY: Final = 413
 _CONSUMER_NOT_FOUND: Final = 10014
-
-
-def _settings_of(config: dict[str, Any]) -> contract.StreamSettings:
-    """Return the settings that an existing shard was made with, for what is still to be created beside it."""
-    return contract.StreamSettings(
-        shards=int(config.get("metadata", {}).get("orchestrator_free.shards", "1")),
-        replicas=config.get("num_replicas", 1),
-        max_age_seconds=config.get("max_age", 0) // 1_000_000_000,
-        max_bytes=config.get("max_bytes", -1),
-    )
 
 
 class Log:
@@ -60,27 +42,18 @@ class Log:
 
     Attributes:
         shards: number of streams the sessions are spread over.
+        on_new_leader: called with a shard each time its stream has another leader, before that one publishes copies.
     """
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
         self.shards = 1
-        self._replicas = 1
+        self.on_new_leader: list[Callable[[int], None]] = []
+        self._heard: set[int] = set()
+        self._streams = Streams(wire)
         self._epochs: dict[int, str] = {}
         self._epochs_read: dict[int, float] = {}
-        self._restoring: asyncio.Task[None] | None = None
-        wire.on_reconnect.append(self._on_reconnect)
-
-    def _on_reconnect(self) -> None:
-        """A broker that was started again has no memory streams: make the one of presence anew."""
-        self._restoring = asyncio.create_task(self._restore_presence())
-
-    async def _restore_presence(self) -> None:
-        try:
-            if not await self._is_there(self._presence(), _PRESENCE_FIELDS):
-                await self._create(self._presence(), _PRESENCE_FIELDS)
-        except OrchestratorFreeError as error:
-            _log.debug("presence cannot be restored here, others may", reason=str(error))
+        self._reads = asyncio.Semaphore(_READS)
 
     # -- which stream -------------------------------------------------------------------------------------------
 
@@ -99,7 +72,7 @@ class Log:
         return self._epochs[shard]
 
     async def ensure(self, settings: contract.StreamSettings | None = None) -> None:
-        """Create what is missing; check what is there.
+        """Create the streams that are missing; check those that are there.
 
         Args:
             settings: for creation. None: take an existing installation as it is, or create with the defaults.
@@ -107,51 +80,20 @@ class Log:
         Raises:
             ConfigMismatch: a stream exists with another structure; nothing is overwritten.
         """
-        first = await self._find(contract.stream_name(0))
-        found = None if first is None else _settings_of(first["config"])
-        wanted = settings or found or contract.StreamSettings()
-        self.shards = wanted.shards
-        self._replicas = (found or wanted).replicas
-        streams: list[tuple[dict[str, Any], tuple[str, ...]]]
-        streams = [(contract.stream_config(shard, wanted), contract.STRUCTURE) for shard in range(self.shards)]
-        streams += [(self._presence(), _PRESENCE_FIELDS), (contract.object_stream(wanted), _OBJECT_FIELDS)]
-        missing = [(config, fields) for config, fields in streams if not await self._is_there(config, fields)]
-        for config, fields in missing:  # only when nothing differs
-            await self._create(config, fields)
+        self.shards = await self._streams.ensure(settings)
+        self._listen()
         await self.refresh()
 
-    def _presence(self) -> dict[str, Any]:
-        # As many replicas as the log: a bucket on one node only would take every process's start down with that node.
-        return contract.presence_stream() | {"num_replicas": self._replicas}
+    def _listen(self) -> None:
+        """Hear of new leaders; a broker without a cluster has none."""
+        for shard in set(range(self.shards)) - self._heard:
+            self._heard.add(shard)
+            subject = contract.LEADER_ELECTED.replace("{stream}", contract.stream_name(shard))
+            self.wire.subscribe(subject, lambda *_, shard=shard: self._on_new_leader(shard))
 
-    async def _find(self, name: str) -> dict[str, Any] | None:
-        try:
-            return await self.wire.api(f"STREAM.INFO.{name}")
-        except (BrokerTimeout, BrokerUnreachable) as error:
-            raise BrokerUnreachable(f"{error}; is JetStream enabled there, and may this user use it?") from error
-        except BrokerError as error:
-            code = getattr(error, "code", 0)
-            if code == _STREAM_NOT_FOUND:
-                return None
-            if code in _NO_JETSTREAM:
-                raise BrokerUnreachable(f"{error}; enable JetStream for the account of this user") from error
-            raise
-
-    async def _is_there(self, config: dict[str, Any], fields: tuple[str, ...]) -> bool:
-        """Whether a stream exists; if with another structure, raise ConfigMismatch."""
-        found = await self._find(config["name"])
-        lines = [] if found is None else contract.differences(config, found["config"], fields)
-        if lines:
-            raise ConfigMismatch(f"stream {config['name']}", lines)
-        return found is not None
-
-    async def _create(self, config: dict[str, Any], fields: tuple[str, ...]) -> None:
-        try:
-            await self.wire.api(f"STREAM.CREATE.{config['name']}", config)
-        except BrokerError as error:
-            if getattr(error, "code", 0) != _IN_USE:
-                raise
-            await self._is_there(config, fields)  # somebody else was first
+    def _on_new_leader(self, shard: int) -> None:
+        for callback in list(self.on_new_leader):
+            callback(shard)
 
     async def refresh(self) -> None:
         """Read the epochs again; a stream that was made anew has another."""
@@ -232,6 +174,10 @@ class Log:
         self, stream: str, body: dict[str, Any], deadline: float = 20.0
     ) -> tuple[list[Message], int, bytes]:
         """One Direct Get request; return (messages, status, status header)."""
+        async with self._reads:
+            return await self._ask(stream, body, deadline)
+
+    async def _ask(self, stream: str, body: dict[str, Any], deadline: float) -> tuple[list[Message], int, bytes]:
         loop = asyncio.get_running_loop()
         end = loop.time() + deadline
         payload = orjson.dumps(body)
@@ -287,7 +233,7 @@ class Log:
         found: list[Message] = []
         start = after + 1
         while True:
-            body = {"seq": start, "batch": _BATCH, "next_by_subj": subject}
+            body = {"seq": start, "batch": _BATCH, "max_bytes": _PAGE_BYTES, "next_by_subj": subject}
             messages, status, header = await self._direct(stream, body)
             found += messages
             if status != _END_OF_BATCH or not messages or field_of(header, b"Nats-Num-Pending") in ("", "0"):
@@ -345,7 +291,7 @@ class Log:
         """Return the last message of each subject, however many requests it takes; and the status."""
         found: list[Message] = []
         while True:
-            body: dict[str, Any] = {"multi_last": subjects, "batch": 1024}
+            body: dict[str, Any] = {"multi_last": subjects, "batch": 1024, "max_bytes": _PAGE_BYTES}
             body |= {name: value for name, value in (("seq", after and after + 1), ("up_to_seq", up_to)) if value}
             messages, status, header = await self._direct(stream, body)
             found += messages

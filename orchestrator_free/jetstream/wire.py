@@ -23,9 +23,9 @@ _log = structlog.get_logger("orchestrator_free.jetstream")
 
 #: a leader that is killed stalls an R3 stream for 4-9 s, so the deadline must be well above
 PUBLISH_DEADLINE_SECONDS: Final = 25.0
-#: what was asked of a leader that is gone is answered by nobody: asked again soon, then less and less often
+#: what was asked of a leader that is gone is answered by nobody: asked again soon, then less often
 _FIRST_ATTEMPT_SECONDS: Final = 1.0
-_ATTEMPT_SECONDS: Final = 4.0
+_ATTEMPT_SECONDS: Final = 2.0
 #: between two tries that the broker has answered with "not now"
 _PAUSES: Final = (0.02, 0.5)
 _API_PAUSE: Final = 0.25

@@ -13,12 +13,13 @@ import orjson
 import pytest
 
 from orchestrator_free.contract import StreamSettings
+from orchestrator_free.entries import to_event
 from orchestrator_free.errors import Conflict, OrchestratorFreeError
 from orchestrator_free.events import Event
 from orchestrator_free.fold import Fold
 from orchestrator_free.jetstream import Message
 from orchestrator_free.jetstream.wire import PUBLISH_DEADLINE_SECONDS
-from orchestrator_free.reader import Reader, to_event
+from orchestrator_free.reader import Reader
 from orchestrator_free.session import Broker, connect
 from tests.chaos.cluster import ELECTION_SECONDS, Cluster, free_ports, running_cluster
 from tests.chaos.test_kill_everything import SseClient, folded, view_hash
@@ -194,8 +195,10 @@ class Stage:
         assert [one.error for one in self.watchers] == [None] * len(self.watchers)
         assert all(known(one.events) == known(log) for one in self.watchers)
         for client in self.clients:
-            assert [int(position.rpartition("-")[2]) for position, _ in client.events] == [one.sequence for one in log]
-            assert client.controls == ["idle"]
+            got = [int(position.rpartition("-")[2]) for position, _ in client.events]
+            missed = sorted({event.sequence for event in log} - set(got))
+            assert (missed, client.controls) == ([], ["idle"])
+            assert got == [event.sequence for event in log]
         views = {view_hash(one.view(late["position"])) for one in self.watchers}
         assert views | {view_hash(folded(self.session.id, one.events)) for one in self.clients} == {view_hash(late)}
         for name in AGENTS:
