@@ -16,10 +16,11 @@ into it; anybody reads the same total order, from any position.
 """
 
 from orchestrator_free.agent import Agent
+from orchestrator_free.broker import Broker, connect
 from orchestrator_free.events import Event
 from orchestrator_free.fold import Fold
 from orchestrator_free.run import Run, RunError
-from orchestrator_free.session import Broker, Sent, Session, connect
+from orchestrator_free.session import Sent, Session
 from orchestrator_free.subjects import Position
 from orchestrator_free.subscription import Delivery
 

@@ -18,8 +18,8 @@ from typing import Any
 import structlog
 
 from orchestrator_free import loop
+from orchestrator_free.broker import DEFAULT_URL, Broker, connect
 from orchestrator_free.errors import BrokerUnreachable
-from orchestrator_free.session import DEFAULT_URL, Broker, connect
 from orchestrator_free.subjects import ALL, check_name
 from orchestrator_free.worker import AgentSettings, Handler, Worker
 

@@ -17,13 +17,14 @@ from typing import Final
 import orjson
 
 from orchestrator_free.archive_lines import Checker, Item, Writer, longest, objects_of, read, read_event
+from orchestrator_free.broker import Broker
 from orchestrator_free.entries import Entry
 from orchestrator_free.errors import BrokerError, Conflict, SessionExists, SessionNotFound, TooLarge
 from orchestrator_free.events import encode
 from orchestrator_free.jetstream.bulk import BulkPublisher
 from orchestrator_free.jetstream.wire import PUBLISH_DEADLINE_SECONDS
 from orchestrator_free.reader import Reader
-from orchestrator_free.session import Broker, Session
+from orchestrator_free.session import Session
 from orchestrator_free.subjects import Address, Position, address
 
 #: an archive up to this size is checked in memory, a larger one in a temporary file

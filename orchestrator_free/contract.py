@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from orchestrator_free.subjects import ALL, LIVE, ROOT, check_name, input_filters
+from orchestrator_free.subjects import ALL, AT, DUE, LIVE, ROOT, check_name, input_filters
 
 #: what must agree between every process and the broker; the rest of a stream's settings is the operator's
 STRUCTURE: Final = (
-    "subjects", "retention", "allow_direct", "allow_rollup_hdrs", "allow_msg_ttl", "allow_atomic", "republish",
+    "subjects", "retention", "allow_direct", "allow_rollup_hdrs", "allow_msg_ttl", "allow_atomic",
+    "sources", "republish",
     "deny_purge", "deny_delete", "metadata.orchestrator_free.shards", "metadata.orchestrator_free.wire",
 )  # fmt: skip
 #: version of broker/PROTOCOL.md; a client refuses streams of another one
 WIRE: Final = "1"
+#: name of the stream of what the broker is to say later
+TIMERS: Final = "SESSIONS_TIMERS"
 PRESENCE_BUCKET: Final = "orchestrator_free_presence"
 OBJECT_BUCKET: Final = "orchestrator_free_objects"
 PRESENCE_TTL_SECONDS: Final = 6
@@ -68,6 +71,10 @@ def stream_config(shard: int, settings: StreamSettings) -> dict[str, Any]:
         "allow_rollup_hdrs": True,
         "allow_msg_ttl": True,
         "allow_atomic": True,
+        # Schedules do not go with `discard: new`: they have a stream of their own, whose due messages come in here.
+        "sources": [
+            {"name": TIMERS, "subject_transforms": [{"src": f"{DUE}{ROOT}.{shard}.>", "dest": f"{ROOT}.{shard}.>"}]}
+        ],
         "deny_purge": False,
         "deny_delete": False,
         # No subject_delete_marker_ttl: markers of expired inputs would come to agents as inputs.
@@ -162,6 +169,23 @@ def presence_stream() -> dict[str, Any]:
     }
 
 
+def timer_stream(settings: StreamSettings) -> dict[str, Any]:
+    """Return the stream of what the broker is to say later: lapses, expiries, escalations."""
+    return {
+        "name": TIMERS,
+        "description": "orchestrator-free: what the broker is to say later",
+        "subjects": [f"{AT}{ROOT}.>", f"{DUE}{ROOT}.>"],
+        "retention": "limits",
+        "discard": "old",
+        "storage": "file",
+        "num_replicas": settings.replicas,
+        "allow_direct": True,
+        "allow_rollup_hdrs": True,
+        "allow_msg_ttl": True,
+        "allow_msg_schedules": True,
+    }
+
+
 def object_stream(settings: StreamSettings) -> dict[str, Any]:
     """Return the stream behind the object bucket, as the clients of NATS lay it out."""
     return {
@@ -190,6 +214,8 @@ def differences(wanted: dict[str, Any], found: dict[str, Any], fields: tuple[str
 def _pick(config: dict[str, Any], path: str) -> Any:
     head, _, rest = path.partition(".")
     value = config.get(head)
+    if head == "sources":
+        return [source["name"] for source in value or []]
     if rest:
         return (value or {}).get(rest)
     return value
@@ -226,6 +252,7 @@ _READ: Final = (
     f"$JS.API.STREAM.INFO.{_PRESENCE_STREAM}",
     f"$JS.API.DIRECT.GET.{_PRESENCE_STREAM}",
     f"$JS.API.STREAM.INFO.{_OBJECT_STREAM}",
+    f"$JS.API.STREAM.INFO.{TIMERS}",
     f"$JS.API.STREAM.MSG.GET.{_OBJECT_STREAM}",
     f"$JS.API.DIRECT.GET.{_OBJECT_STREAM}.>",
     # The clients of NATS read the chunks of an object through a consumer of a random name.
@@ -256,19 +283,24 @@ def _consumer(name: str) -> tuple[str, ...]:
 
 _WRITE_OBJECTS: Final = (f"$O.{OBJECT_BUCKET}.C.*", f"$O.{OBJECT_BUCKET}.M.*")
 #: what a member may say that does work; not `meta` (which renames and deletes sessions), not `presence`
-_WORKING_KINDS: Final = ("run.*", "in.*.*", "ctl.*.*", "outcome.*", "state.*", "lease.*", "floor")
+_WORKING_KINDS: Final = (
+    "run.*", "in.*.*", "ctl.*.*", "outcome.*", "state.*", "ask.*", "answer.*", "stage.*.*", "lease.*", "floor",
+)  # fmt: skip
 
 ROLES: Final[dict[str, Role]] = {
     "core": Role(
         about="The gateway, the monitor, operators: publishes for people, so it may use every member's name.",
         publish=(
             f"{ROOT}.>",
+            f"{AT}{ROOT}.>",
             f"$KV.{PRESENCE_BUCKET}.>",
             *_READ,
             *_WRITE_OBJECTS,
             f"$JS.API.STREAM.PURGE.{_OBJECT_STREAM}",
             f"$JS.API.STREAM.CREATE.{_PRESENCE_STREAM}",
             f"$JS.API.STREAM.CREATE.{_OBJECT_STREAM}",
+            f"$JS.API.STREAM.CREATE.{TIMERS}",
+            f"$JS.API.STREAM.PURGE.{TIMERS}",
             "$JS.API.STREAM.CREATE.{stream}",
             "$JS.API.STREAM.UPDATE.{stream}",
             "$JS.API.STREAM.PURGE.{stream}",
@@ -285,6 +317,7 @@ ROLES: Final[dict[str, Role]] = {
         about="An agent with all its replicas: publishes under its own name, takes its own inputs, reads all sessions.",
         publish=(
             *(f"{ROOT}.*.*.{{member}}.{kind}" for kind in _WORKING_KINDS),
+            *(f"{AT}{ROOT}.*.*.{{member}}.{kind}" for kind in ("stage.*.*", "lease.*")),
             f"$KV.{PRESENCE_BUCKET}.agent.{{member}}.*",
             *_READ,
             *_consumer(agent_consumer_name("{member}")),

@@ -38,6 +38,11 @@ _ABOUT_KIND: Final = {
     "presence": "What is known of an agent's absence.",
     "ctl": "A control: what somebody tells an agent, or all, to do with their runs.",
     "outcome": "What became of a control at one agent.",
+    "ask": "Members are asked for a word: an approval, a question, a vote, bids, a barrier.",
+    "answer": "A member's word on an ask.",
+    "stage": "What ends or widens an ask beside its answers.",
+    "floor": "Who answers the person now; each step says the whole state.",
+    "lease": "Who holds something; the last word on a lease, over all members, counts.",
     "state": "The value of a shared key; the last message of the key, over all members, is its value.",
 }
 
@@ -48,6 +53,7 @@ def files(shards: int = 1) -> dict[str, str]:
     found = {f"streams/sessions_{n}.json": _json(contract.stream_config(n, settings)) for n in range(shards)}
     found |= {
         "streams/presence.json": _json(contract.presence_stream()),
+        "streams/timers.json": _json(contract.timer_stream(settings)),
         "streams/objects.json": _json(contract.object_stream(settings)),
         "consumers/agent.json": _json(contract.agent_consumer(0, _AGENT)),
         "consumers/service.json": _json(contract.service_consumer(0, "billing")),

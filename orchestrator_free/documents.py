@@ -89,6 +89,15 @@ class Attempt(_Document):
     parts: list[Part]
 
 
+class WaitingView(_Document):
+    """What a run waits for."""
+
+    reason: str = Field(description="approval, answer, rate limit, budget, turn, …")
+    ask: str | None
+    until: str | None
+    since: str
+
+
 class RunView(_Document):
     """One agent's work on one input."""
 
@@ -96,7 +105,10 @@ class RunView(_Document):
     agent: str
     input: str = Field(description="`<sender>/<input id>`")
     parent: RunRef | None
-    status: Literal["running", "lost", "done", "error", "cancelled", "failed"]
+    into: RunRef | None = Field(description="the run that took this one's input as a steer")
+    waiting: WaitingView | None = Field(description="what it waits for, if it does")
+    stalled: float | None = Field(description="seconds without an event though its process lives; null: it writes")
+    status: Literal["running", "lost", "done", "error", "cancelled", "failed", "rejected"]
     cancelled: int | None = Field(description="sequence of the control that ended it; nothing after it is shown")
     attempt: int
     attempts: list[Attempt]
@@ -131,6 +143,8 @@ class InputView(_Document):
     data: Any
     parent: RunRef | None
     replayed: bool
+    note: bool = Field(description="to be read, not worked on")
+    whisper: bool = Field(description="not for the person who is served")
     time: str
     sequence: int
 
@@ -177,6 +191,77 @@ class ControlView(_Document):
     outcomes: dict[str, OutcomeView] = Field(description="by agent")
 
 
+class AnswerView(_Document):
+    """A member's word on an ask."""
+
+    member: str
+    value: Any
+    comment: str
+    counts: bool = Field(description="false: it came too late, from somebody not asked, or is no option")
+    reason: str = Field(description="why it does not count")
+    time: str
+
+
+class AskView(_Document):
+    """What members are asked, and what their answers add up to."""
+
+    ask: str
+    sender: str = Field(alias="from")
+    about: str
+    text: str
+    data: Any
+    to: list[str] = Field(description="whose answers count now, escalations included; empty: everybody else's")
+    options: list[str] | None
+    rule: Literal["quorum", "count", "highest", "lowest"]
+    quorum: int
+    veto: str | None
+    run: RunRef | None
+    seconds: float | None
+    status: Literal["open", "decided", "expired", "withdrawn"]
+    value: Any = Field(description="what was decided")
+    by: list[str] = Field(description="whose answers decided it")
+    reason: str
+    answers: list[AnswerView]
+    time: str
+    decided: str | None = Field(description="when")
+    sequence: int
+
+
+class FloorView(_Document):
+    """Who answers the person now."""
+
+    holder: str | None
+    previous: str | None
+    request: dict[str, Any] | None
+    step: str
+    by: str
+    reason: str
+    time: str
+    revision: int
+
+
+class LeaseView(_Document):
+    """Who holds something."""
+
+    holder: str | None = Field(description="null: it was released or has lapsed")
+    status: Literal["held", "released", "lapsed"]
+    term: int = Field(description="grows with each taking: a fencing token")
+    by: str = Field(description="whose it is or was")
+    data: Any
+    seconds: float | None
+    time: str
+    revision: int
+
+
+class PresenceView(_Document):
+    """What a member says of itself."""
+
+    status: Literal["available", "away", "offline"]
+    reason: str
+    back: str | None
+    time: str
+
+
 class View(_Document):
     """A session folded: what a person reads, grouped by agent and run, as of a position."""
 
@@ -185,7 +270,11 @@ class View(_Document):
     meta: Meta
     inputs: list[InputView]
     agents: list[AgentView]
+    presence: dict[str, PresenceView] = Field(description="by member")
+    floor: FloorView | None
     state: dict[str, StateView]
+    asks: list[AskView]
+    leases: dict[str, LeaseView] = Field(description="by name")
     controls: list[ControlView]
 
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 import orjson
 
 from orchestrator_free import contract
+from orchestrator_free.broker import Broker
 from orchestrator_free.jetstream import ConsumerState, Log
-from orchestrator_free.session import Broker
 
 _AGENT: Final = contract.agent_consumer_name("")
 #: messages read per shard to tell ages; consumers beyond it, those furthest ahead, count as 0 seconds behind

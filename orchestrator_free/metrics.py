@@ -32,10 +32,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from orchestrator_free.broker import Broker
 from orchestrator_free.errors import BrokerError, InvalidInput
 from orchestrator_free.fold import FINAL
 from orchestrator_free.lag import Lag, Replica, living_replicas, survey
-from orchestrator_free.session import Broker
 from orchestrator_free.stats import BUCKETS
 from orchestrator_free.tally import AgentTally, Counts, Names, is_count
 

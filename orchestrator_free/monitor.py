@@ -19,12 +19,12 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from orchestrator_free import contract
+from orchestrator_free.broker import Broker
 from orchestrator_free.errors import BrokerError, Conflict, InvalidEvent
 from orchestrator_free.events import decode, encode
 from orchestrator_free.jetstream import Message
 from orchestrator_free.lag import LagRow, agent_of, lag_table, living_replicas, seconds_between
 from orchestrator_free.metrics import Metrics, serve_lag
-from orchestrator_free.session import Broker
 from orchestrator_free.subjects import ALL, ROOT, Address, address, input_filters, parse, run_id
 
 __all__ = ["LagRow", "Monitor", "MonitorSettings", "lag_table", "serve_lag"]

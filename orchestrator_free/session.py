@@ -1,7 +1,4 @@
-"""The library's face: `connect()` to a broker, address a session, send to it, follow it, fold it.
-
-Everything here works over plain NATS; no gateway and no agent has to be there.
-"""
+"""One session, as a member sees it: send to it, follow it, fold it. Nothing here needs a gateway or an agent."""
 
 from __future__ import annotations
 
@@ -9,9 +6,9 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Literal
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator_free import contract
 from orchestrator_free.completion import complete, complete_run, object_names
@@ -28,59 +25,14 @@ from orchestrator_free.errors import (
 from orchestrator_free.events import Body, Event, decode, encode
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.follower import Follower
-from orchestrator_free.jetstream import Log, Objects, PullConsumer, Wire, WireOptions
+from orchestrator_free.jetstream import PullConsumer
 from orchestrator_free.reader import Reader
-from orchestrator_free.subjects import ROOT, Position, address, check_name, parse, run_id, session_filter
+from orchestrator_free.subjects import ROOT, Position, address, check_name, run_id, session_filter
 from orchestrator_free.subscription import Delivery, Start, deliveries, durable_config
 from orchestrator_free.vocabulary import validate
 
-DEFAULT_URL: Final = "nats://127.0.0.1:4222"
-
-
-@asynccontextmanager
-async def connect(
-    url: str = DEFAULT_URL,
-    *,
-    member: str = "service",
-    credentials: Path | None = None,
-    nkey_seed: Path | None = None,
-    token: str | None = None,
-    ca: Path | None = None,
-    certificate: Path | None = None,
-    key: Path | None = None,
-    inbox_prefix: str | None = None,
-    settings: contract.StreamSettings | None = None,
-) -> AsyncIterator[Broker]:
-    """Connect to a broker as a member; streams are created if they are missing, checked if they are not.
-
-    Args:
-        url: `nats://host:port`, several separated by commas.
-        member: the name this process publishes under.
-        credentials: a `.creds` file; nkey_seed, token: other ways to authenticate.
-        nkey_seed: a file with an nkey seed.
-        token: a shared token.
-        ca: PEM file to verify the broker against.
-        certificate: PEM file of this client.
-        key: its private key.
-        inbox_prefix: where replies come; `_INBOX.<member>` unless the account scopes inboxes otherwise.
-        settings: for the creation of the streams.
-
-    Raises:
-        BrokerUnreachable: nobody answers at the address.
-        ConfigMismatch: the streams exist with another structure.
-    """
-    check_name("member", member)
-    options = WireOptions(
-        url=url, name=f"orchestrator-free {member}", credentials=credentials, nkey_seed=nkey_seed, token=token, ca=ca,
-        certificate=certificate, key=key, inbox_prefix=inbox_prefix or f"_INBOX.{member}",
-    )  # fmt: skip
-    wire = await Wire.connect(options)
-    try:
-        log = Log(wire)
-        await log.ensure(settings)
-        yield Broker(log, member)
-    finally:
-        await wire.close()
+if TYPE_CHECKING:
+    from orchestrator_free.broker import Broker
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,44 +50,6 @@ class Sent:
     run: str
     position: Position
     repeated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SessionInfo:
-    """A line of the list of sessions."""
-
-    session: str
-    title: str
-    agents: list[str]
-    created: str | None
-
-
-class Broker:
-    """A connection as one member."""
-
-    def __init__(self, log: Log, member: str) -> None:
-        self.log = log
-        self.member = member
-        self.objects = Objects(log.wire)
-
-    def session(self, session: str) -> Session:
-        """Address a session; nothing is sent.
-
-        Raises:
-            InvalidName: the id cannot be one.
-        """
-        return Session(self, check_name("session", session))
-
-    async def sessions(self, *, after: str = "", limit: int = 100) -> list[SessionInfo]:
-        """List sessions that were created, by id, from the one after `after`."""
-        subjects = await self.log.names("meta")
-        found = {where.session: shard for subject, shard in subjects.items() if (where := parse(subject))}
-        page = sorted(name for name in found if name > after)[:limit]
-        folds = await asyncio.gather(*(self.session(name).meta() for name in page))
-        return [
-            SessionInfo(name, meta["title"], meta["agents"], meta["created"])
-            for name, meta in zip(page, folds, strict=True)
-        ]
 
 
 class Session:
@@ -173,10 +87,8 @@ class Session:
         """
         names = [check_name("agent", name) for name in agents]
         body = {"type": "session.created", "title": title, "agents": names, "compaction": compaction}
-        validate("meta", body)
         try:
-            everyone = f"{ROOT}.{self.shard}.{self.id}.*.meta"
-            sequence = await self._publish(self._subject("meta"), body, expect=0, expect_filter=everyone)
+            sequence = await self.append("meta", body, expect=0, shared=True)
         except Conflict as conflict:
             raise SessionExists(self.id) from conflict
         return self.position(sequence)
@@ -185,10 +97,8 @@ class Session:
         """Change the title or the agents."""
         names = None if agents is None else [check_name("agent", name) for name in agents]
         body = {"type": "session.updated", "title": title, "agents": names}
-        validate("meta", body)
-        subject = self._subject("meta")
-        last = await self._log.last(self.shard, subject)
-        return self.position(await self._publish(subject, body, expect=last.sequence if last else 0))
+        last = await self._log.last(self.shard, self._subject("meta"))
+        return self.position(await self.append("meta", body, expect=last.sequence if last else 0))
 
     async def send(
         self,
@@ -243,7 +153,7 @@ class Session:
         """
         subject = self._subject(kind, target=target, id=id)
         try:
-            return await self._publish(subject, body, expect=0), False
+            return await self.append(kind, body, target=target, id=id, expect=0), False
         except Conflict as conflict:
             stored = await self._log.last(self.shard, subject)
             if stored is not None and decode(stored.payload) == decode(encode(body)):
@@ -252,11 +162,47 @@ class Session:
             text = f"{what} {id!r} to {target!r} was sent before with other content; use a new id"
             raise Conflict(text, actual=conflict.actual) from conflict
 
-    async def _publish(self, subject: str, body: Body, *, expect: int | None = None, expect_filter: str = "") -> int:
+    async def append(
+        self,
+        kind: str,
+        body: Body,
+        *,
+        target: str = "",
+        id: str = "",
+        expect: int | None = None,
+        shared: bool = False,
+    ) -> int:
+        """Append an event of this member as it is; return its sequence. The other methods are this one with names.
+
+        Args:
+            kind: of the entity; target, id: of the entity, where the kind has them.
+            body: the payload.
+            target: whom it is for.
+            id: which one.
+            expect: refuse unless this is the last sequence of the entity, 0 for none yet.
+            shared: `expect` counts what any member said of it, not only this one.
+
+        Raises:
+            InvalidEvent: a known type with a wrong field.
+            Conflict: somebody else wrote first; nothing was stored.
+        """
+        validate(kind, body)
+        where = address(self.shard, self.id, self._broker.member, kind, target=target, id=id)
+        everyone = str(replace(where, member="*")) if shared else ""
         message_id = secrets.token_hex(16) if expect is None else ""
         return await self._log.wire.publish(
-            subject, encode(body), expect=expect, expect_filter=expect_filter, message_id=message_id
+            str(where), encode(body), expect=expect, expect_filter=everyone, message_id=message_id
         )
+
+    async def append_later(self, kind: str, body: Body, seconds: float, *, target: str = "", id: str = "") -> None:
+        """Let the broker append an event of this member in so many seconds, whoever is alive then.
+
+        One such event stands for an entity; the next call takes its place. See `append` for the rest.
+        """
+        validate(kind, body)
+        where = address(self.shard, self.id, self._broker.member, kind, target=target, id=id)
+        at = await self._log.clock() + timedelta(seconds=seconds)
+        await self._log.later(str(where), encode(body), f"{at:%Y-%m-%dT%H:%M:%S.%f}Z")
 
     async def delete(self) -> None:
         """Delete the session with its objects; those who follow it are told first, or as soon as there is room for it.
@@ -268,6 +214,7 @@ class Session:
         told = await self._tell_deleted()
         for name in object_names(view):
             await self._broker.objects.delete(self.id, name)
+        await self._log.purge_later(self.filter)
         await self._log.purge(self.shard, self.filter)
         if not told and await self._tell_deleted():
             await self._log.purge(self.shard, self.filter)
@@ -275,7 +222,7 @@ class Session:
     async def _tell_deleted(self) -> bool:
         """Say that the session is deleted; False if the store is full, which must not keep anybody from deleting."""
         try:
-            await self._publish(self._subject("meta"), {"type": "session.deleted"})
+            await self.append("meta", {"type": "session.deleted"})
         except StorageFull:
             return False
         return True

@@ -19,6 +19,9 @@ TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SHARD: Final = re.compile(r"0|[1-9][0-9]{0,3}")
 ROOT: Final = "session"
 LIVE: Final = "live."
+#: what the broker is to say later stands on this prefix and the subject it will have; at its time it moves to DUE
+AT: Final = "at."
+DUE: Final = "due."
 ALL: Final = "all"
 
 #: kind -> what follows it in the subject
@@ -28,6 +31,9 @@ KINDS: Final[dict[str, tuple[str, ...]]] = {
     "ctl": ("target", "id"),
     "outcome": ("id",),
     "state": ("id",),
+    "ask": ("id",),
+    "answer": ("id",),
+    "stage": ("target", "id"),
     "lease": ("id",),
     "floor": (),
     "meta": (),

@@ -17,6 +17,7 @@ import orjson
 import structlog
 
 from orchestrator_free import contract
+from orchestrator_free.broker import Broker
 from orchestrator_free.entries import to_event
 from orchestrator_free.errors import BrokerError, Conflict, InvalidEvent, RunFenced
 from orchestrator_free.events import Body, Event, decode
@@ -25,7 +26,7 @@ from orchestrator_free.jetstream import Delivery, PullConsumer
 from orchestrator_free.obedience import ActiveRun, Obedience
 from orchestrator_free.run import Run, RunInput, safe_message
 from orchestrator_free.runwriter import RunWriter
-from orchestrator_free.session import Broker, Session
+from orchestrator_free.session import Session
 from orchestrator_free.stats import AgentStats
 from orchestrator_free.subjects import ALL, Address, address, parse, run_id
 from orchestrator_free.vocabulary import validate

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from orchestrator_free.broker import Broker, connect
 from orchestrator_free.server import EmbeddedServer, ServerSettings, running_server
-from orchestrator_free.session import Broker, connect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from orchestrator_free.archive import export_session, import_session
+from orchestrator_free.broker import Broker, connect
 from orchestrator_free.contract import StreamSettings
 from orchestrator_free.errors import (
     InvalidEvent,
@@ -25,13 +26,12 @@ from orchestrator_free.errors import (
     StorageFull,
     TooLarge,
 )
-from orchestrator_free.fold import View
+from orchestrator_free.fold import RunFold, View
 from orchestrator_free.jetstream.bulk import BulkPublisher
 from orchestrator_free.jetstream.objects import object_name
-from orchestrator_free.runfold import RunFold
 from orchestrator_free.runwriter import finished, now, outsource
 from orchestrator_free.server import EmbeddedServer, ServerSettings
-from orchestrator_free.session import Broker, Session, connect
+from orchestrator_free.session import Session
 from orchestrator_free.subjects import run_id
 
 Eventually = Callable[..., Awaitable[Any]]

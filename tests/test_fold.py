@@ -130,6 +130,54 @@ class Author:
         self.append(desk.agent, "run", body, id=desk.run)
         desk.run, desk.fold = "", None
 
+    def floor_step(self, number: int, word: str) -> Body:
+        """Return one of the steps of a hand-off; each says the whole state."""
+        step = ("take", "request", "accept", "return", "release")[number % 5]
+        request = {"from": "outliner", "to": "desk", "reason": word} if step == "request" else None
+        return {"type": "floor", "step": step, "holder": None if step == "release" else "desk", "request": request}
+
+    def ask(self, number: int, word: str) -> Body:
+        """Return an approval, a vote, a barrier, a call for bids, or a question."""
+        if number == 0:
+            return {"type": "ask", "about": "approval", "options": ["approve", "deny"], "veto": "deny", "to": ["ann"]}
+        rule = ("quorum", "count", "highest", "lowest")[number % 4]
+        return {"type": "ask", "text": word, "rule": rule, "quorum": 1 + number % 2, "seconds": 5.0}
+
+    def answer(self, member: str, number: int, value: Any) -> None:
+        """Answer one of the asks, once."""
+        asks = [event for event in self.events if event.kind == "ask"]
+        if asks:
+            ask = asks[-1 - number % min(2, len(asks))]
+            given = {event.address for event in self.events}
+            said = (value, "approve", "deny", 1, 2.5, 1)[number]
+            if address(0, "s1", member, "answer", id=ask.id) not in given:
+                self.append(member, "answer", {"type": "answer", "value": said}, id=ask.id)
+
+    def stage(self, number: int) -> None:
+        """Let an ask expire, be withdrawn or reach more members."""
+        asks = [event for event in self.events if event.kind == "ask"]
+        if asks:
+            ask = asks[-1 - number % min(2, len(asks))]
+            stage = ("expired", "withdrawn", "escalated")[number % 3]
+            body = {"type": f"ask.{stage}"} | ({"to": ["desk", "ann"]} if stage == "escalated" else {})
+            self.append(ask.member, "stage", body, target=ask.id, id=stage)
+
+    def hold(self, member: str, number: int, value: Any) -> None:
+        """Take a lease that is free, renew or give up one's own, or have a schedule fire late."""
+        name = f"l{number % 2}"
+        words = [event for event in self.events if event.kind == "lease" and event.id == name]
+        term = max((event.body["term"] for event in words), default=0)
+        last = next((event for event in reversed(words) if event.body["term"] == term), None)
+        if last is None or last.type != "lease.taken":
+            self.append(member, "lease", {"type": "lease.taken", "term": term + 1, "data": value}, id=name)
+        elif number < 4:
+            kind = ("taken", "released", "lapsed")[number % 3]
+            self.append(last.member, "lease", {"type": f"lease.{kind}", "term": term}, id=name)
+        else:
+            stale = words[0]
+            if stale.member != last.member:
+                self.append(stale.member, "lease", {"type": "lease.lapsed", "term": stale.body["term"]}, id=name)
+
     def say(self, desk: Desk, kind: str, number: int, word: str) -> None:
         """Write a piece into one of three parallel parts of a kind."""
         open_parts = desk.fold.parts if desk.fold else {}
@@ -171,6 +219,29 @@ class Author:
                 self.append(
                     ("ann", "bob")[place % 2], "state", {"type": "state.set", "value": value}, id=f"k{number % 2}"
                 )
+            case "state.deleted":
+                self.append(("ann", "bob")[place % 2], "state", {"type": name}, id=f"k{number % 2}")
+            case "presence.set":
+                status = ("available", "away", "offline")[number % 3]
+                self.append(
+                    ("ann", "bob", *AGENTS)[place % 4], "presence", {"type": name, "status": status, "reason": word}
+                )
+            case "floor":
+                self.append(("ann", "desk")[place % 2], "floor", self.floor_step(number, word))
+            case "ask":
+                self.append(desk.agent, "ask", self.ask(number, word), id=f"q{len(self.events)}")
+            case "answer":
+                self.answer(("ann", "bob", "critic", "desk")[place % 4], number, value)
+            case "stage":
+                self.stage(number)
+            case "lease":
+                self.hold(("ann", "bob", *AGENTS)[place % 4], number, value)
+            case "run.waiting":
+                self.write(desk, {"type": name, "reason": word, "ask": f"q{number}"})
+            case "run.working":
+                self.write(desk, {"type": name})
+            case "run.stalled":
+                self.write(desk, {"type": name, "seconds": 30.5})
             case "offline":
                 self.append(
                     (*AGENTS, "planner", "scout")[number % 4], "presence", {"type": "agent.offline", "reason": word}
@@ -217,7 +288,8 @@ STEPS = [
     "create", "update", "input", "input", "imported", "state", "offline", "offline", "cancel", "redirect",
     "steer", "pause", "outcome", "outcome", "begin", "begin", "begin", "end",
     "text", "text", "text", "reasoning", "text.end", "reasoning.end", "tool.input.delta", "tool.input.delta",
-    "tool.input", "tool.output", "tool.error", "source", "file", "data", "usage", "error", "raw", "vendor.thing",
+    "state.deleted", "presence.set", "floor", "ask", "ask", "answer", "answer", "answer", "stage", "lease", "lease",
+    "lease", "run.waiting", "run.working", "run.stalled", "tool.input", "tool.output", "tool.error", "source", "file", "data", "usage", "error", "raw", "vendor.thing",
 ]  # fmt: skip
 words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=3)
 values = st.recursive(
@@ -360,10 +432,20 @@ SMALLEST: dict[str, list[Body]] = {
         {"type": "tool.output", "call": "c"}, {"type": "tool.error", "call": "c", "error": "x"},
         {"type": "source", "id": "s"}, {"type": "file", "name": "f"}, {"type": "data", "name": "d"},
         {"type": "usage", "usage": {}}, {"type": "error", "message": "x"}, {"type": "raw"},
+        {"type": "run.waiting", "reason": "x"}, {"type": "run.working"}, {"type": "run.stalled", "seconds": 3},
     ],
-    "meta": [{"type": "session.created"}, {"type": "session.updated"}, {"type": "session.deleted"}],
-    "presence": [{"type": "agent.offline"}],
-    "state": [{"type": "state.set"}],
+    "meta": [{"type": "session.created"}, {"type": "session.updated"}, {"type": "session.deleted"},
+        {"type": "branch.selected", "input": {"from": "ann", "input": "i0"}},
+    ],
+    "presence": [{"type": "agent.offline"}, {"type": "presence.set", "status": "away"}],
+    "state": [{"type": "state.set"}, {"type": "state.deleted"}],
+    "ask": [{"type": "ask"}],
+    "answer": [{"type": "answer"}],
+    "stage": [{"type": "ask.escalated", "to": []}, {"type": "ask.expired"}, {"type": "ask.withdrawn"}],
+    "floor": [{"type": "floor", "step": "take", "holder": None}],
+    "lease": [
+        {"type": "lease.taken", "term": 1}, {"type": "lease.released", "term": 1}, {"type": "lease.lapsed", "term": 1},
+    ],
     "ctl": [
         {"type": "cancel"}, {"type": "steer", "text": "x"}, {"type": "redirect", "text": "x"}, {"type": "pause"},
         {"type": "resume"},
@@ -635,7 +717,7 @@ def test_a_finished_run_replaces_what_was_folded_and_nothing_comes_after_it() ->
 
     assert fold.skipped == len(late)
     assert seen(fold)["agents"] == [{"agent": "outliner", "status": "idle", "reason": None, "runs": [
-        {"run": "R", "agent": "outliner", "input": "ann/I", "parent": None, "status": "error", "cancelled": None, "attempt": 2, "attempts": [],
+        {"run": "R", "agent": "outliner", "input": "ann/I", "parent": None, "into": None, "waiting": None, "stalled": None, "status": "error", "cancelled": None, "attempt": 2, "attempts": [],
          "started": at(5), "finished": at(4000), "usage": {"n": 1}, "error": "no", "object": None, "first": 1, "last": 4,
          "parts": [{"type": "text", "part": "1", "text": "whole"}]}]}]  # fmt: skip
 

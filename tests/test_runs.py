@@ -16,9 +16,10 @@ import nats
 import orjson
 import pytest
 
+from orchestrator_free.broker import Broker
 from orchestrator_free.errors import Conflict
 from orchestrator_free.fold import Fold
-from orchestrator_free.session import Broker, Session
+from orchestrator_free.session import Session
 from orchestrator_free.subjects import run_id
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from orchestrator_free import contract
 from orchestrator_free.agent import Agent
+from orchestrator_free.broker import Broker, connect
 from orchestrator_free.errors import InvalidName, InvalidPosition
 from orchestrator_free.jetstream import Log, Wire, WireOptions
-from orchestrator_free.session import Broker, connect
 from orchestrator_free.subjects import (
     KINDS,
     Address,

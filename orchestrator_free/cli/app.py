@@ -9,6 +9,7 @@ import orjson
 import typer
 from rich.text import Text
 
+from orchestrator_free.broker import DEFAULT_URL
 from orchestrator_free.cli import control, serve
 from orchestrator_free.cli.options import (
     AsJson,
@@ -30,7 +31,7 @@ from orchestrator_free.cli.watch import print_answers, print_events
 from orchestrator_free.errors import InvalidInput, SessionExists
 from orchestrator_free.gateway.frames import Selection
 from orchestrator_free.logs import configure
-from orchestrator_free.session import DEFAULT_URL, Session
+from orchestrator_free.session import Session
 from orchestrator_free.subjects import KINDS, Position, check_name
 
 app = typer.Typer(

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator_free import loop
+from orchestrator_free.broker import DEFAULT_URL, Broker, connect
 from orchestrator_free.cli.render import clean
 from orchestrator_free.errors import (
     BrokerUnreachable,
@@ -23,7 +24,6 @@ from orchestrator_free.errors import (
     OrchestratorFreeError,
     SessionNotFound,
 )
-from orchestrator_free.session import DEFAULT_URL, Broker, connect
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2

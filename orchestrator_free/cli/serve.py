@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator_free.broker import Broker, connect
 from orchestrator_free.cli.options import EXIT_FAILED, AsJson, err, out, reach, run, write_json
 from orchestrator_free.cli.render import render_head, render_view
 from orchestrator_free.errors import BrokerError, BrokerStartError, InvalidInput
@@ -29,7 +30,7 @@ from orchestrator_free.launcher import Launcher
 from orchestrator_free.metrics import serve_lag
 from orchestrator_free.monitor import Monitor
 from orchestrator_free.server import EmbeddedServer, ServerSettings
-from orchestrator_free.session import Broker, Session, connect
+from orchestrator_free.session import Session
 
 DATA: Final = Path(".orchestrator-free")
 DOCUMENT_BYTES: Final = 700_000

@@ -11,6 +11,7 @@ import orjson
 from rich.live import Live
 from rich.text import Text
 
+from orchestrator_free.broker import Broker
 from orchestrator_free.cli.options import EXIT_FAILED, out, write_json
 from orchestrator_free.cli.render import clean, render_view
 from orchestrator_free.completion import complete_run
@@ -18,7 +19,7 @@ from orchestrator_free.errors import InvalidInput
 from orchestrator_free.events import Event
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.lag import agent_of
-from orchestrator_free.session import Broker, Sent, Session
+from orchestrator_free.session import Sent, Session
 from orchestrator_free.subjects import ALL, Position
 
 if TYPE_CHECKING:

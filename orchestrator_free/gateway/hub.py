@@ -6,11 +6,11 @@ import asyncio
 
 import structlog
 
+from orchestrator_free.broker import Broker
 from orchestrator_free.errors import OrchestratorFreeError, PositionLost
 from orchestrator_free.gateway.channel import Channel
 from orchestrator_free.gateway.settings import GatewaySettings
 from orchestrator_free.metrics import GatewayMetrics
-from orchestrator_free.session import Broker
 
 _log = structlog.get_logger("orchestrator_free.gateway")
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel
 
+if TYPE_CHECKING:
+    from orchestrator_free.gateway.resource import Resource
+
 _SESSION: Final = {"name": "session", "in": "path", "required": True, "schema": {"type": "string"}}
+IDEMPOTENCY_KEY: Final = {
+    "name": "Idempotency-Key", "in": "header", "required": False, "schema": {"type": "string"},
+    "description": "header: any text; sent again under the same key, it is stored once",
+}  # fmt: skip
 _PROBLEM: Final = {"description": "a problem document (RFC 9457)", "content": {"application/problem+json": {}}}
 
 
-def _query(name: str, description: str, **schema: Any) -> dict[str, Any]:
+def query(name: str, description: str, **schema: Any) -> dict[str, Any]:
     """Describe a query parameter; a string unless the schema says otherwise."""
     schema = {"type": "string"} | schema
     return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
 
 
-def _operation(summary: str, answers: dict[str, str], media: str = "application/json", **more: Any) -> dict[str, Any]:
+def operation(summary: str, answers: dict[str, str], media: str = "application/json", **more: Any) -> dict[str, Any]:
     """Describe an operation; `media` are the types of its bodies, separated by spaces."""
     content: dict[str, Any] = {kind: {} for kind in media.split()}
     responses: dict[str, Any] = {
@@ -25,69 +33,67 @@ def _operation(summary: str, answers: dict[str, str], media: str = "application/
     return {"summary": summary, "responses": responses | {"default": _PROBLEM}, **more}
 
 
-def _body(model: type[BaseModel]) -> dict[str, Any]:
+def body(model: type[BaseModel]) -> dict[str, Any]:
+    """Describe the body of a request."""
     return {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}
 
 
+def path(route: str, *more: dict[str, Any], **operations: dict[str, Any]) -> dict[str, Any]:
+    """Describe a path below `/sessions/{session}`; `more` are its other parameters."""
+    return {route: {"parameters": [_SESSION, *more], **operations}}
+
+
 _FEED_QUERY: Final = [
-    _query("after", "a position; go on behind it (also: header Last-Event-ID)"),
-    _query("agents", "comma-separated: only what these members published"),
-    _query("kinds", "comma-separated: only these kinds of entity, e.g. run,in"),
-    _query("snapshot", "1: first an event `snapshot` with the folded view, then what comes after it", enum=["0", "1"]),
-    _query("until", "idle: end when nothing is open or waiting", enum=["idle"]),
+    query("after", "a position; go on behind it (also: header Last-Event-ID)"),
+    query("agents", "comma-separated: only what these members published"),
+    query("kinds", "comma-separated: only these kinds of entity, e.g. run,in"),
+    query("snapshot", "1: first an event `snapshot` with the folded view, then what comes after it", enum=["0", "1"]),
+    query("until", "idle: end when nothing is open or waiting", enum=["idle"]),
 ]
 
 
-def openapi(new_session: type[BaseModel], new_input: type[BaseModel], new_control: type[BaseModel]) -> dict[str, Any]:
+def openapi(new_session: type[BaseModel], new_input: type[BaseModel], resources: Sequence[Resource]) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document."""
-    paths = _session_paths(new_session) | _inner_paths(new_input, new_control) | _OPERATIONS
+    paths = _session_paths(new_session) | _inner_paths(new_input)
+    for resource in resources:
+        paths |= resource.paths()
+    paths |= _OPERATIONS
     return {"openapi": "3.1.0", "info": {"title": "orchestrator-free gateway", "version": "1"}, "paths": paths}
 
 
 def _session_paths(new_session: type[BaseModel]) -> dict[str, Any]:
     page = [
-        _query("limit", "1 to 1000", type="integer", minimum=1, maximum=1000, default=100),
-        _query("after", "the id before the page"),
+        query("limit", "1 to 1000", type="integer", minimum=1, maximum=1000, default=100),
+        query("after", "the id before the page"),
     ]
     return {
         "/sessions": {
-            "post": _operation("Begin a session", {"201": "session and position"}, requestBody=_body(new_session)),
-            "get": _operation("List the sessions", {"200": "sessions and next"}, parameters=page),
+            "post": operation("Begin a session", {"201": "session and position"}, requestBody=body(new_session)),
+            "get": operation("List the sessions", {"200": "sessions and next"}, parameters=page),
         },
         "/sessions/{session}": {
             "parameters": [_SESSION],
-            "get": _operation("The folded view: groups by agent, at a position", {"200": "the view"}),
-            "delete": _operation("Delete the session with everything in it", {"204": "gone"}),
+            "get": operation("The folded view: groups by agent, at a position", {"200": "the view"}),
+            "delete": operation("Delete the session with everything in it", {"204": "gone"}),
         },
     }
 
 
-def _inner_paths(new_input: type[BaseModel], new_control: type[BaseModel]) -> dict[str, Any]:
-    key = {"name": "Idempotency-Key", "in": "header", "required": False, "schema": {"type": "string"}}
-    key["description"] = "header: any text; sent again under the same key, it is stored once"
+def _inner_paths(new_input: type[BaseModel]) -> dict[str, Any]:
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
         "/sessions/{session}/inputs": {
             "parameters": [_SESSION],
-            "post": _operation(
+            "post": operation(
                 "Send an input to an agent, several, or all",
                 {"202": "input, run and position", "200": "it was sent before"},
-                parameters=[key],
-                requestBody=_body(new_input),
-            ),
-        },
-        "/sessions/{session}/controls": {
-            "parameters": [_SESSION],
-            "post": _operation(
-                "Cancel, steer, redirect, pause or resume; from its position on, a cancel counts for everybody",
-                {"202": "control and position", "200": "also the outcome"},
-                parameters=[key, _query("wait", "seconds to wait for the outcome, up to 60")],
-                requestBody=_body(new_control),
+                parameters=[IDEMPOTENCY_KEY],
+                requestBody=body(new_input),
             ),
         },
         "/sessions/{session}/events": {
             "parameters": [_SESSION],
-            "get": _operation(
+            "get": operation(
                 "Follow the session as SSE, or as NDJSON by Accept: application/x-ndjson",
                 {"200": "a feed; `id:` is the position"},
                 "text/event-stream application/x-ndjson",
@@ -96,7 +102,7 @@ def _inner_paths(new_input: type[BaseModel], new_control: type[BaseModel]) -> di
         },
         "/sessions/{session}/objects/{name}": {
             "parameters": [_SESSION, name],
-            "get": _operation(
+            "get": operation(
                 "A file, or the parts of a large finished run", {"200": "bytes"}, "application/octet-stream"
             ),
         },
@@ -104,11 +110,11 @@ def _inner_paths(new_input: type[BaseModel], new_control: type[BaseModel]) -> di
 
 
 _OPERATIONS: Final[dict[str, Any]] = {
-    "/healthz": {"get": _operation("The process lives", {"200": "ok"})},
-    "/readyz": {"get": _operation("The gateway can serve", {"200": "ready", "503": "not ready"})},
-    "/metrics": {"get": _operation("Prometheus metrics", {"200": "text"}, "text/plain")},
-    "/openapi.json": {"get": _operation("This document", {"200": "OpenAPI 3.1"})},
-    "/docs": {"get": _operation("It as a page", {"200": "HTML"}, "text/html")},
+    "/healthz": {"get": operation("The process lives", {"200": "ok"})},
+    "/readyz": {"get": operation("The gateway can serve", {"200": "ready", "503": "not ready"})},
+    "/metrics": {"get": operation("Prometheus metrics", {"200": "text"}, "text/plain")},
+    "/openapi.json": {"get": operation("This document", {"200": "OpenAPI 3.1"})},
+    "/docs": {"get": operation("It as a page", {"200": "HTML"}, "text/html")},
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import orjson
@@ -20,7 +21,7 @@ from orchestrator_free.jetstream.messages import Batch, Message, field_of, store
 from orchestrator_free.jetstream.replies import NO_MESSAGE, ConsumerState
 from orchestrator_free.jetstream.streams import Streams
 from orchestrator_free.jetstream.wire import Wire
-from orchestrator_free.subjects import ROOT, epoch_of, shard_of
+from orchestrator_free.subjects import AT, DUE, ROOT, epoch_of, shard_of
 
 _log = structlog.get_logger("orchestrator_free.jetstream")
 
@@ -32,6 +33,7 @@ _LAG_SECONDS: Final = 20.0
 _PAGE_BYTES: Final = 1024 * 1024
 #: answers under way at once: the broker cuts a connection for which more than its `max_pending` waits
 _READS: Final = 16
+_CLOCK_SECONDS: Final = 60.0
 _END_OF_BATCH: Final = 204
 _TOO_MANY: Final = 413
 _CONSUMER_NOT_FOUND: Final = 10014
@@ -53,6 +55,8 @@ class Log:
         self._streams = Streams(wire)
         self._epochs: dict[int, str] = {}
         self._epochs_read: dict[int, float] = {}
+        self._clock_ahead = timedelta()
+        self._clock_read = -math.inf
         self._reads = asyncio.Semaphore(_READS)
 
     # -- which stream -------------------------------------------------------------------------------------------
@@ -312,6 +316,42 @@ class Log:
         """Delete every message that a filter matches; return how many."""
         found = await self.wire.api(f"STREAM.PURGE.{contract.stream_name(shard)}", {"filter": subject})
         return int(found["purged"])
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    async def clock(self) -> datetime:
+        """Return the broker's time; its difference to ours is asked for once a minute."""
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._clock_read > _CLOCK_SECONDS:
+            asked = loop.time()
+            info = await self.wire.api(f"STREAM.INFO.{contract.TIMERS}")
+            self._clock_read = loop.time()
+            there = datetime.fromisoformat(info["ts"])
+            self._clock_ahead = there - datetime.now(UTC) + timedelta(seconds=(self._clock_read - asked) / 2)
+        return datetime.now(UTC) + self._clock_ahead
+
+    # -- later ---------------------------------------------------------------------------------------------------
+
+    async def later(self, subject: str, payload: bytes, at: str) -> None:
+        """Let the broker store a message at a time, by its own clock, whoever is alive then.
+
+        The broker looks about four times a second. Another call for the same subject takes this one's place.
+
+        Args:
+            subject: of one of this member's entities; readers believe no other.
+            payload: what.
+            at: RFC 3339, UTC; a time that has passed is now.
+        """
+        await self.wire.publish(AT + subject, payload, schedule=(at, DUE + subject))
+
+    async def forget_later(self, subject: str) -> None:
+        """Let the broker not say what it was to say later on a subject."""
+        await self.wire.publish(AT + subject, b"", rollup=True)
+
+    async def purge_later(self, subject: str) -> None:
+        """Drop all that the broker was to say on subjects that a filter matches."""
+        for prefix in (AT, DUE):
+            await self.wire.api(f"STREAM.PURGE.{contract.TIMERS}", {"filter": prefix + subject})
 
     # -- presence -----------------------------------------------------------------------------------------------
 

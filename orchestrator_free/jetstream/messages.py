@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from orchestrator_free.subjects import LIVE
+from orchestrator_free.subjects import AT, LIVE
 
 _STAMP: Final = b"\r\nNats-Sequence: "
 #: what the broker appends to the header of a message that it reads for us; the last of its kind is the broker's
@@ -24,8 +24,7 @@ class Message:
     Attributes:
         previous: sequence of the message before it on the same subject; 0 for the first, -1 where unknown.
         rollup: it replaced everything before it on its subject.
-        copied: it is an answer of the broker that somebody had sent to this subject: a forgery, no event of the member
-            whose subject it is on. Honest publishers do not send the headers that the broker adds.
+        copied: the broker put it here for somebody else: a forgery, no event of the member whose subject it is on.
     """
 
     subject: str
@@ -46,6 +45,23 @@ def field_of(header: bytes, name: bytes) -> str:
     return header[start : header.index(b"\r\n", start)].decode()
 
 
+def is_copy(subject: str, header: bytes, stamps: int) -> bool:
+    """Whether the broker put a message on a subject for somebody who may not publish there.
+
+    Either its header was stamped before it was stored (an answer to a read), or a schedule was aimed here that did not
+    stand on this subject's own place.
+
+    Args:
+        subject: where it is stored.
+        header: as it came.
+        stamps: how many stamps the broker has added on this way to us.
+    """
+    if header.count(_STAMP) > stamps:
+        return True
+    scheduler = field_of(header, b"Nats-Scheduler")
+    return bool(scheduler) and scheduler != AT + subject
+
+
 def live_message(subject: str, payload: bytes, header: bytes) -> Message | None:
     """Read a republished copy; None if it does not say which stored message it copies."""
     sequence, stored = field_of(header, b"Nats-Sequence"), field_of(header, b"Nats-Subject")
@@ -54,7 +70,7 @@ def live_message(subject: str, payload: bytes, header: bytes) -> Message | None:
     previous = field_of(header, b"Nats-Last-Sequence")
     rollup = b"\r\nNats-Rollup: sub\r\n" in header
     time = field_of(header, b"Nats-Time-Stamp")
-    return Message(stored, int(sequence), time, payload, rollup, int(previous or 0), header.count(_STAMP) > 1)
+    return Message(stored, int(sequence), time, payload, rollup, int(previous or 0), is_copy(stored, header, 1))
 
 
 class Batch:
@@ -75,8 +91,9 @@ class Batch:
             return  # not an answer to a read: somebody sent it to our inbox
         stored, sequence, time = found.groups()
         rollup = b"\r\nNats-Rollup: sub\r\n" in header
-        copied = header.count(_STAMP) > 1
-        self.messages.append(Message(stored.decode(), int(sequence), time.decode(), payload, rollup, -1, copied))
+        subject = stored.decode()
+        copied = is_copy(subject, header, 1)
+        self.messages.append(Message(subject, int(sequence), time.decode(), payload, rollup, -1, copied))
 
 
 def stored_message(found: dict[str, Any]) -> Message:
@@ -84,7 +101,8 @@ def stored_message(found: dict[str, Any]) -> Message:
     header = base64.b64decode(found.get("hdrs", ""))
     payload = base64.b64decode(found.get("data", ""))
     rollup = b"\r\nNats-Rollup: sub\r\n" in header
-    return Message(found["subject"], found["seq"], _trim(found["time"]), payload, rollup, copied=_STAMP in header)
+    copied = is_copy(found["subject"], header, 0)
+    return Message(found["subject"], found["seq"], _trim(found["time"]), payload, rollup, copied=copied)
 
 
 def _trim(time: str) -> str:

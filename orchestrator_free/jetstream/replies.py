@@ -12,14 +12,24 @@ from orchestrator_free.errors import BrokerError, Conflict, StorageFull
 #: JetStream error codes (nats-server server/errors.json)
 WRONG_LAST_SEQUENCE: Final = 10071
 NO_MESSAGE: Final = 10037
+#: how long what was said is kept for shards that have not taken it yet
+_DUE_KEPT: Final = "24h"
 _FULL: Final = frozenset({10023, 10028, 10047, 10077, 10122})
 #: 10164 says that a write to this subject waits for its majority: ours, perhaps, sent again too early
 TRY_AGAIN: Final = frozenset({10008, 10009, 10158, 10164, 10039, 10167})
 
 
-def publish_header(expect: int | None, expect_filter: str, *, rollup: bool, message_id: str) -> bytes:
-    """Return the header that says under which conditions a message is stored; empty for none."""
+def publish_header(
+    expect: int | None, expect_filter: str, *, rollup: bool, message_id: str, schedule: tuple[str, str] | None = None
+) -> bytes:
+    """Return the header that says under which conditions a message is stored; empty for none.
+
+    `schedule` is the time, RFC 3339, and the subject on which the broker says the payload then.
+    """
     lines = ""
+    if schedule is not None:
+        at, target = schedule
+        lines += f"Nats-Schedule: @at {at}\r\nNats-Schedule-Target: {target}\r\nNats-Schedule-TTL: {_DUE_KEPT}\r\n"
     if expect is not None:
         lines += f"Nats-Expected-Last-Subject-Sequence: {expect}\r\n"
         if expect_filter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import structlog
@@ -23,6 +24,7 @@ _STREAM_NOT_FOUND: Final = 10059
 _IN_USE: Final = 10058
 _NO_JETSTREAM: Final = frozenset({10039, 10076})
 _PRESENCE_FIELDS: Final = ("subjects", "storage", "allow_direct")
+_TIMER_FIELDS: Final = ("subjects", "storage", "allow_direct", "allow_msg_schedules")
 _OBJECT_FIELDS: Final = ("subjects", "storage")
 
 
@@ -61,6 +63,7 @@ class Streams:
         streams: list[tuple[dict[str, Any], tuple[str, ...]]]
         streams = [(contract.stream_config(shard, wanted), contract.STRUCTURE) for shard in range(wanted.shards)]
         streams += [(self._presence(), _PRESENCE_FIELDS), (contract.object_stream(wanted), _OBJECT_FIELDS)]
+        streams.insert(0, (contract.timer_stream(wanted), _TIMER_FIELDS))  # the shards take from it
         missing = [(config, fields) for config, fields in streams if not await self._is_there(config, fields)]
         for config, fields in missing:  # only when nothing differs
             await self._create(config, fields)
@@ -103,8 +106,12 @@ class Streams:
         return found is not None
 
     async def _create(self, config: dict[str, Any], fields: tuple[str, ...]) -> None:
+        now = datetime.now(UTC).isoformat()
+        # A shard that is made anew must not get what was due in the one before.
+        sources = [source | {"opt_start_time": now} for source in config.get("sources", ())]
+        made = config | ({"sources": sources} if sources else {})
         try:
-            await self._wire.api(f"STREAM.CREATE.{config['name']}", config)
+            await self._wire.api(f"STREAM.CREATE.{config['name']}", made)
         except BrokerError as error:
             if getattr(error, "code", 0) != _IN_USE:
                 raise

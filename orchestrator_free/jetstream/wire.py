@@ -185,6 +185,7 @@ class Wire(Connection):
         expect_filter: str = "",
         rollup: bool = False,
         message_id: str = "",
+        schedule: tuple[str, str] | None = None,
         deadline: float = PUBLISH_DEADLINE_SECONDS,
     ) -> int:
         """Publish and wait until it is stored; return its sequence.
@@ -197,13 +198,15 @@ class Wire(Connection):
             expect_filter: count the last sequence over this filter instead of the subject.
             rollup: replace everything before on this subject.
             message_id: for publishes that do not expect a sequence: dedupes retries within the broker's window.
+            schedule: (time as RFC 3339, subject): the broker says the payload there and then. One schedule stands on a
+                subject; the next message on it takes its place.
             deadline: seconds, retries and reconnects included.
 
         Raises:
             Conflict: somebody else wrote first.
             TooLarge, StorageFull, PermissionDenied, BrokerTimeout: as they say; nothing is retried by the caller.
         """
-        header = publish_header(expect, expect_filter, rollup=rollup, message_id=message_id)
+        header = publish_header(expect, expect_filter, rollup=rollup, message_id=message_id, schedule=schedule)
         if len(header) + len(payload) > self.max_payload:
             raise TooLarge(f"{len(payload)} bytes are more than the broker takes in one message ({self.max_payload})")
         loop = asyncio.get_running_loop()

@@ -10,8 +10,8 @@ import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
+from orchestrator_free.broker import connect
 from orchestrator_free.server import FREE_PORTS, EmbeddedServer, ServerSettings
-from orchestrator_free.session import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

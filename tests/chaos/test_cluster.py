@@ -12,6 +12,7 @@ import httpx
 import orjson
 import pytest
 
+from orchestrator_free.broker import Broker, connect
 from orchestrator_free.contract import StreamSettings
 from orchestrator_free.entries import to_event
 from orchestrator_free.errors import Conflict, OrchestratorFreeError
@@ -20,7 +21,6 @@ from orchestrator_free.fold import Fold
 from orchestrator_free.jetstream import Message
 from orchestrator_free.jetstream.wire import PUBLISH_DEADLINE_SECONDS
 from orchestrator_free.reader import Reader
-from orchestrator_free.session import Broker, connect
 from tests.chaos.cluster import ELECTION_SECONDS, Cluster, free_ports, running_cluster
 from tests.chaos.test_kill_everything import SseClient, folded, view_hash
 

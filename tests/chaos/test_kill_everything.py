@@ -23,9 +23,9 @@ import orjson
 import pytest
 
 from orchestrator_free import Fold
+from orchestrator_free.broker import connect
 from orchestrator_free.events import Event
 from orchestrator_free.server import EmbeddedServer, ServerSettings
-from orchestrator_free.session import connect
 from orchestrator_free.subjects import address
 
 if TYPE_CHECKING:

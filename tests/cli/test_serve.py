@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from orchestrator_free.session import Broker
+    from orchestrator_free.broker import Broker
 
 ALL = (
     "up", "demo", "launch", "send", "tail", "sessions", "show", "delete", "export", "import", "lag",

@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from orchestrator_free.session import Broker
+    from orchestrator_free.broker import Broker
 
 Fresh = "Callable[[str], str]"
 GREET = """

@@ -15,12 +15,12 @@ import httpx
 import orjson
 import pytest
 
+from orchestrator_free.broker import Broker, connect
 from orchestrator_free.events import Event, encode
 from orchestrator_free.fold import Fold
 from orchestrator_free.gateway.app import Gateway
 from orchestrator_free.gateway.serving import Server
 from orchestrator_free.gateway.settings import GatewaySettings
-from orchestrator_free.session import Broker, connect
 from orchestrator_free.subjects import address
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import pytest
 from orchestrator_free.jetstream import Wire
 
 if TYPE_CHECKING:
+    from orchestrator_free.broker import Broker
     from orchestrator_free.server import EmbeddedServer
-    from orchestrator_free.session import Broker
 
 
 @pytest.fixture

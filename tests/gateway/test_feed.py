@@ -15,7 +15,7 @@ from orchestrator_free.fold import Fold
 from orchestrator_free.gateway.settings import GatewaySettings
 
 if TYPE_CHECKING:
-    from orchestrator_free.session import Broker
+    from orchestrator_free.broker import Broker
 
 ENVELOPE = Path(__file__).parents[2] / "broker" / "schemas" / "envelope.json"
 NDJSON = {"accept": "application/x-ndjson"}

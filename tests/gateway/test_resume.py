@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from orchestrator_free.broker import Broker
     from orchestrator_free.server import EmbeddedServer
-    from orchestrator_free.session import Broker
 
 PROGRAM = "from orchestrator_free.cli import main\nmain()\n"
 

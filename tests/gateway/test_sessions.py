@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from starlette.routing import Route
 
 if TYPE_CHECKING:
-    from orchestrator_free.session import Broker
+    from orchestrator_free.broker import Broker
 
 Fresh = "Callable[[str], str]"
 SCHEMAS = Path(__file__).parents[2] / "broker" / "schemas"

@@ -18,7 +18,7 @@ from orchestrator_free.vocabulary import validate
 View = dict[str, Any]
 
 #: states a run does not leave
-FINAL: Final = frozenset({"done", "error", "cancelled", "failed"})
+FINAL: Final = frozenset({"done", "error", "cancelled", "failed", "rejected"})
 #: beyond it JSON readers lose digits, or refuse
 _LARGEST_INTEGER: Final = 2**63 - 1
 
@@ -35,8 +35,8 @@ class RunFold:
     """One run: its present attempt's parts, and what earlier attempts left."""
 
     __slots__ = (
-        "agent", "attempt", "attempts", "cancelled", "error", "finished", "first", "input", "last",
-        "lost", "object", "parent", "parts", "run", "started", "status", "usage",
+        "agent", "attempt", "attempts", "cancelled", "error", "finished", "first", "input", "into", "last", "lost",
+        "object", "parent", "parts", "run", "stalled", "started", "status", "usage", "waiting",
     )  # fmt: skip
 
     def __init__(self, agent: str, run: str) -> None:
@@ -44,6 +44,9 @@ class RunFold:
         self.run = run
         self.input = ""
         self.parent: Any = None
+        self.into: Any = None
+        self.waiting: dict[str, Any] | None = None
+        self.stalled: float | None = None
         self.status = "running"
         self.lost = False
         self.cancelled = 0
@@ -71,11 +74,13 @@ class RunFold:
         if self.cancelled and kind != "run.finished":
             self.first, self.last = self.first or sequence, sequence
             return True  # it came too late to be shown
+        stalled, self.stalled = self.stalled, None
         try:
             if kind not in _CHECKED_HERE:
                 validate("run", body)
             _RUN_EVENTS.get(kind, _other)(self, body, sequence, time)
         except (InvalidEvent, _Senseless):
+            self.stalled = stalled
             return False
         self.first = self.first or sequence
         self.last = sequence
@@ -89,6 +94,9 @@ class RunFold:
             "agent": self.agent,
             "input": self.input,
             "parent": self.parent,
+            "into": self.into,
+            "waiting": self.waiting if self.open else None,
+            "stalled": self.stalled if self.open else None,
             "status": self._shown_status(),
             "cancelled": self.cancelled or None,
             "attempt": self.attempt,
@@ -120,7 +128,20 @@ class RunFold:
     def load(cls, view: View) -> RunFold:
         """Return the run that a view shows, ready for the events after it."""
         run = cls(view["agent"], view["run"])
-        for field in ("input", "parent", "attempt", "started", "finished", "error", "object", "first", "last"):
+        for field in (
+            "input",
+            "parent",
+            "into",
+            "waiting",
+            "stalled",
+            "attempt",
+            "started",
+            "finished",
+            "error",
+            "object",
+            "first",
+            "last",
+        ):
             setattr(run, field, view[field])
         run.usage = dict(view["usage"])
         run.attempts = list(view["attempts"])
@@ -167,6 +188,7 @@ def _started(run: RunFold, body: Body, sequence: int, time: str) -> None:
         run.attempts.append({"attempt": run.attempt, "parts": _closed(run.part_views())})
     run.parts = {}
     run.usage = {}
+    run.waiting = None
     run.attempt = body["attempt"]
     run.input = body["input"]
     run.parent = body.get("parent")
@@ -278,6 +300,18 @@ def _sum(one: float, other: float) -> float:
     return total
 
 
+def _waiting(run: RunFold, body: Body, sequence: int, time: str) -> None:
+    run.waiting = {name: body.get(name) for name in ("reason", "ask", "until")} | {"since": time}
+
+
+def _working(run: RunFold, body: Body, sequence: int, time: str) -> None:
+    run.waiting = None
+
+
+def _stalled(run: RunFold, body: Body, sequence: int, time: str) -> None:
+    run.stalled = body["seconds"]
+
+
 def _other(run: RunFold, body: Body, sequence: int, time: str) -> None:
     run.parts[f"#{len(run.parts)}"] = {"type": "other", "event": body}
 
@@ -286,6 +320,8 @@ def _finished(run: RunFold, body: Body, sequence: int, time: str) -> None:
     run.input = body.get("input", run.input)
     run.attempt = body.get("attempt", run.attempt)
     run.parent = body.get("parent", run.parent)
+    run.into = body.get("into")
+    run.waiting = None
     run.error = body.get("error")
     run.first = body.get("first") or run.first
     run.started = body.get("started") or run.started
@@ -317,6 +353,9 @@ _RUN_EVENTS: Final[dict[str, Handler]] = {
     "file": _keep,
     "data": _data,
     "usage": _usage,
+    "run.waiting": _waiting,
+    "run.working": _working,
+    "run.stalled": _stalled,
     "error": _keep,
     "raw": _keep,
 }

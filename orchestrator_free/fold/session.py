@@ -1,10 +1,4 @@
-"""The fold: events in log order become the view, what a person reads, grouped by agent and run.
-
-Pure: no I/O and no clock. Two promises, both kept by property tests: folding a prefix, writing the view out, loading it
-and folding the rest equals folding all; and a compacted log (finished runs instead of their deltas) folds to the same
-groups as the full one. The second holds because `run.finished` carries the folded parts and replaces what was there.
-An event that makes no sense is skipped and counted, never half applied.
-"""
+"""The fold of a session: its events in log order become the view. Each part of the view has a module of its own."""
 
 from __future__ import annotations
 
@@ -14,11 +8,14 @@ from typing import Any, Final
 
 from orchestrator_free.errors import InvalidEvent
 from orchestrator_free.events import Event
-from orchestrator_free.runfold import FINAL, RunFold, View
+from orchestrator_free.fold.asks import Asks
+from orchestrator_free.fold.branches import Branches
+from orchestrator_free.fold.controls import Controls
+from orchestrator_free.fold.floor import Floor
+from orchestrator_free.fold.leases import Leases
+from orchestrator_free.fold.run import RunFold, View
 from orchestrator_free.subjects import ALL, run_id
 from orchestrator_free.vocabulary import validate
-
-__all__ = ["FINAL", "Fold", "RunFold", "View"]
 
 
 class Fold:
@@ -31,7 +28,8 @@ class Fold:
     """
 
     __slots__ = (
-        "controls", "deleted", "inputs", "meta", "offline", "runs", "sequence", "session", "skipped", "state",
+        "asks", "branches", "controls", "deleted", "floor", "inputs", "leases", "meta", "offline", "presence", "runs",
+        "sequence", "session", "skipped", "state",
     )  # fmt: skip
 
     def __init__(self, session: str) -> None:
@@ -43,8 +41,13 @@ class Fold:
         self.inputs: dict[str, dict[str, Any]] = {}
         self.runs: dict[tuple[str, str], RunFold] = {}
         self.offline: dict[str, str] = {}
+        self.presence: dict[str, dict[str, Any]] = {}
         self.state: dict[str, dict[str, Any]] = {}
-        self.controls: dict[str, dict[str, Any]] = {}
+        self.controls = Controls()
+        self.asks = Asks()
+        self.floor = Floor()
+        self.leases = Leases()
+        self.branches = Branches()
 
     def apply(self, event: Event) -> None:
         """Apply the next event; events at or before `sequence` must not come again."""
@@ -67,23 +70,28 @@ class Fold:
         for fold in self.runs.values():
             if fold.open and not fold.cancelled:
                 yield fold.agent, fold.run
+        yield from self.queued()
+
+    def queued(self) -> Iterator[tuple[str, str]]:
+        """Yield (agent, run) of what has not begun, in the order in which it was asked."""
         for entry in self.inputs.values():
-            if entry["replayed"]:
+            if entry["replayed"] or entry["note"]:
                 continue
             run = run_id(entry["from"], entry["input"])
             targets = [entry["to"]] if entry["to"] != ALL else self.meta["agents"]
             for agent in targets:
-                if (agent, run) not in self.runs and not self._cancels(agent, run, entry["sequence"]):
+                if (agent, run) not in self.runs and not self.controls.cancels(agent, run, entry["sequence"]):
                     yield agent, run
 
-    def _cancels(self, agent: str, run: str, since: int, until: float = math.inf) -> int:
-        """Return the sequence of the control that ended a run between two sequences, 0 if there is none."""
-        for control in self.controls.values():
-            meant = control["to"] in (agent, ALL) and control["run"] in (None, run)
-            ends = meant and control["type"] in _ENDING and not _refused(control, agent)
-            if ends and since < control["sequence"] < until:
-                return int(control["sequence"])
-        return 0
+    def asked(self, agent: str, source: Any) -> int:
+        """Return the sequence of the input (`<sender>/<id>`) that a run is for, 0 if it is not known."""
+        sender, _, name = str(source).partition("/")
+        found = [
+            entry["sequence"]
+            for target in (agent, ALL)
+            if (entry := self.inputs.get(f"{sender}/{target}/{name}")) is not None
+        ]
+        return max(found, default=0)
 
     def view(self, position: str) -> View:
         """Return the view as JSON values; `position` is the text form of where it stands."""
@@ -98,11 +106,12 @@ class Fold:
             "meta": dict(self.meta),
             "inputs": sorted(self.inputs.values(), key=lambda entry: entry["sequence"]),
             "agents": [self._agent_view(name, runs) for name, runs in agents.items()],
+            "presence": {member: dict(said) for member, said in self.presence.items()},
+            "floor": self.floor.view(),
             "state": dict(self.state),
-            "controls": [
-                {**control, "outcomes": dict(control["outcomes"])}
-                for control in sorted(self.controls.values(), key=lambda control: control["sequence"])
-            ],
+            "asks": self.asks.view(),
+            "leases": self.leases.view(),
+            "controls": self.controls.view(),
         }
 
     def _agent_view(self, name: str, runs: list[RunFold]) -> View:
@@ -127,11 +136,12 @@ class Fold:
                 fold.offline[agent["agent"]] = agent["reason"]
             for run in agent["runs"]:
                 fold.runs[agent["agent"], run["run"]] = RunFold.load(run)
+        fold.presence = {member: dict(said) for member, said in view["presence"].items()}
         fold.state = {key: dict(entry) for key, entry in view["state"].items()}
-        for control in view["controls"]:
-            fold.controls[f"{control['from']}/{control['to']}/{control['control']}"] = {
-                **control, "outcomes": dict(control["outcomes"]),
-            }  # fmt: skip
+        fold.floor.load(view["floor"])
+        fold.asks.load(view["asks"])
+        fold.leases.load(view["leases"])
+        fold.controls.load(view["controls"])
         return fold
 
 
@@ -148,9 +158,12 @@ def _apply_input(fold: Fold, event: Event) -> bool:
         "data": body.get("data"),
         "parent": body.get("parent"),
         "replayed": body.get("replayed", False),
+        "note": body.get("note", False),
+        "whisper": body.get("whisper", False),
         "time": event.time,
         "sequence": event.sequence,
     }
+    fold.branches.take(event)
     return True
 
 
@@ -160,8 +173,8 @@ def _apply_run(fold: Fold, event: Event) -> bool:
     run = fold.runs.get(key)
     if run is None:
         run = RunFold(*key)
-        if fold.controls:
-            run.cancelled = fold._cancels(*key, _asked(fold, where.member, event.body.get("input")))
+        if fold.controls.found:
+            run.cancelled = fold.controls.cancels(*key, fold.asked(where.member, event.body.get("input")))
     if not run.apply(event.body, event.sequence, event.time):
         return False
     fold.runs[key] = run
@@ -187,105 +200,62 @@ def _apply_meta(fold: Fold, event: Event) -> bool:
             fold.meta = fold.meta | changed
         case "session.deleted":
             fold.deleted = True
+        case "branch.selected":
+            return fold.branches.select(event)
         case _:
             return False
     return True
 
 
 def _apply_presence(fold: Fold, event: Event) -> bool:
-    if event.body["type"] != "agent.offline":
-        return False
-    validate("presence", event.body)
-    agent = event.address.member
-    fold.offline.pop(agent, None)  # the latest stands last, as in a log that keeps only the latest
-    fold.offline[agent] = event.body.get("reason", "")
-    for run in fold.runs.values():
-        if run.agent == agent and run.open:
-            run.lost = True
+    body, member = event.body, event.member
+    validate("presence", body)
+    # The latest stands last, as in a log that keeps only the latest.
+    fold.offline.pop(member, None)
+    fold.presence.pop(member, None)
+    match body["type"]:
+        case "agent.offline":
+            fold.offline[member] = body.get("reason", "")
+            for run in fold.runs.values():
+                if run.agent == member and run.open:
+                    run.lost = True
+        case "presence.set":
+            fold.presence[member] = {
+                "status": body["status"], "reason": body.get("reason", ""), "back": body.get("back"),
+                "time": event.time,
+            }  # fmt: skip
+        case _:
+            return False
     return True
 
 
 def _apply_state(fold: Fold, event: Event) -> bool:
-    if event.body["type"] != "state.set":
-        return False
-    where = event.address
-    fold.state[where.id] = {"value": event.body.get("value"), "by": where.member, "revision": event.sequence}
+    where, body = event.address, event.body
+    match body["type"]:
+        case "state.set":
+            fold.state[where.id] = {"value": body.get("value"), "by": where.member, "revision": event.sequence}
+        case "state.deleted":
+            fold.state.pop(where.id, None)
+        case _:
+            return False
     return True
-
-
-#: controls that end a run
-_ENDING: Final = frozenset({"cancel", "redirect"})
-
-
-def _refused(control: dict[str, Any], agent: str) -> bool:
-    """Whether an agent has said that a control changes nothing."""
-    return control["outcomes"].get(agent, {}).get("state") in ("rejected", "too_late", "expired")
-
-
-def _asked(fold: Fold, agent: str, source: Any) -> int:
-    """Return the sequence of the input (`<sender>/<id>`) that a run is for, 0 if it is not known."""
-    sender, _, name = str(source).partition("/")
-    found = [
-        entry["sequence"]
-        for target in (agent, ALL)
-        if (entry := fold.inputs.get(f"{sender}/{target}/{name}")) is not None
-    ]
-    return max(found, default=0)
 
 
 def _apply_control(fold: Fold, event: Event) -> bool:
-    body, where = event.body, event.address
-    if body["type"] not in _CONTROLS:
-        return False
-    validate("ctl", body)
-    key = f"{where.member}/{where.target}/{where.id}"
-    if key in fold.controls:
-        return False  # a control is said once
-    fold.controls[key] = {
-        "control": where.id, "type": body["type"], "from": where.member, "to": where.target, "run": body.get("run"),
-        "text": body.get("text", ""), "reason": body.get("reason", ""), "time": event.time,
-        "sequence": event.sequence, "outcomes": {},
-    }  # fmt: skip
-    if body["type"] in _ENDING:
-        for run in fold.runs.values():
-            meant = where.target in (run.agent, ALL) and body.get("run") in (None, run.run)
-            if meant and run.open and not run.cancelled:
-                run.cancelled = event.sequence
-    return True
+    return fold.controls.given(event, fold.runs)
 
 
 def _apply_outcome(fold: Fold, event: Event) -> bool:
-    body, where = event.body, event.address
-    if body["type"] != "outcome":
-        return False
-    validate("outcome", body)
-    meant = [
-        control
-        for control in fold.controls.values()
-        if control["control"] == where.id and control["to"] in (where.member, ALL)
-    ]
-    for control in meant:
-        before = control["outcomes"].get(where.member, {}).get("state", "accepted")
-        if before != "accepted":
-            return False  # the first end counts
-        control["outcomes"][where.member] = {
-            "state": body["state"], "reason": body.get("reason", ""), "runs": list(body.get("runs", [])),
-            "time": event.time,
-        }  # fmt: skip
-        if _refused(control, where.member):
-            _let_go_on(fold, control, where.member)
-    return bool(meant)
+    """Apply an outcome; a refused control hides nothing any more, another one may."""
+    understood, refused = fold.controls.settled(event)
+    for control in refused:
+        for run in fold.runs.values():
+            if run.agent == event.member and run.cancelled == control["sequence"]:
+                until = math.inf if run.open else run.last
+                run.cancelled = fold.controls.cancels(run.agent, run.run, fold.asked(run.agent, run.input), until)
+    return understood
 
 
-def _let_go_on(fold: Fold, control: dict[str, Any], agent: str) -> None:
-    """A refused control hides nothing any more; another one may."""
-    for run in fold.runs.values():
-        if run.agent == agent and run.cancelled == control["sequence"]:
-            until = math.inf if run.open else run.last
-            run.cancelled = fold._cancels(agent, run.run, _asked(fold, agent, run.input), until)
-
-
-_CONTROLS: Final = frozenset({"cancel", "steer", "redirect", "pause", "resume"})
 _KIND_EVENTS: Final[dict[str, Callable[[Fold, Event], bool]]] = {
     "in": _apply_input,
     "run": _apply_run,
@@ -294,4 +264,9 @@ _KIND_EVENTS: Final[dict[str, Callable[[Fold, Event], bool]]] = {
     "state": _apply_state,
     "ctl": _apply_control,
     "outcome": _apply_outcome,
+    "ask": lambda fold, event: fold.asks.apply(event),
+    "answer": lambda fold, event: fold.asks.apply(event),
+    "stage": lambda fold, event: fold.asks.apply(event),
+    "floor": lambda fold, event: fold.floor.apply(event),
+    "lease": lambda fold, event: fold.leases.apply(event),
 }

@@ -1,0 +1,101 @@
+"""The library's face: `connect()` to a broker and address sessions. No gateway and no agent has to be there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from orchestrator_free import contract
+from orchestrator_free.jetstream import Log, Objects, Wire, WireOptions
+from orchestrator_free.session import Session
+from orchestrator_free.subjects import check_name, parse
+
+DEFAULT_URL: Final = "nats://127.0.0.1:4222"
+
+
+@asynccontextmanager
+async def connect(
+    url: str = DEFAULT_URL,
+    *,
+    member: str = "service",
+    credentials: Path | None = None,
+    nkey_seed: Path | None = None,
+    token: str | None = None,
+    ca: Path | None = None,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    inbox_prefix: str | None = None,
+    settings: contract.StreamSettings | None = None,
+) -> AsyncIterator[Broker]:
+    """Connect to a broker as a member; streams are created if they are missing, checked if they are not.
+
+    Args:
+        url: `nats://host:port`, several separated by commas.
+        member: the name this process publishes under.
+        credentials: a `.creds` file; nkey_seed, token: other ways to authenticate.
+        nkey_seed: a file with an nkey seed.
+        token: a shared token.
+        ca: PEM file to verify the broker against.
+        certificate: PEM file of this client.
+        key: its private key.
+        inbox_prefix: where replies come; `_INBOX.<member>` unless the account scopes inboxes otherwise.
+        settings: for the creation of the streams.
+
+    Raises:
+        BrokerUnreachable: nobody answers at the address.
+        ConfigMismatch: the streams exist with another structure.
+    """
+    check_name("member", member)
+    options = WireOptions(
+        url=url, name=f"orchestrator-free {member}", credentials=credentials, nkey_seed=nkey_seed, token=token, ca=ca,
+        certificate=certificate, key=key, inbox_prefix=inbox_prefix or f"_INBOX.{member}",
+    )  # fmt: skip
+    wire = await Wire.connect(options)
+    try:
+        log = Log(wire)
+        await log.ensure(settings)
+        yield Broker(log, member)
+    finally:
+        await wire.close()
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A line of the list of sessions."""
+
+    session: str
+    title: str
+    agents: list[str]
+    created: str | None
+
+
+class Broker:
+    """A connection as one member."""
+
+    def __init__(self, log: Log, member: str) -> None:
+        self.log = log
+        self.member = member
+        self.objects = Objects(log.wire)
+
+    def session(self, session: str) -> Session:
+        """Address a session; nothing is sent.
+
+        Raises:
+            InvalidName: the id cannot be one.
+        """
+        return Session(self, check_name("session", session))
+
+    async def sessions(self, *, after: str = "", limit: int = 100) -> list[SessionInfo]:
+        """List sessions that were created, by id, from the one after `after`."""
+        subjects = await self.log.names("meta")
+        found = {where.session: shard for subject, shard in subjects.items() if (where := parse(subject))}
+        page = sorted(name for name in found if name > after)[:limit]
+        folds = await asyncio.gather(*(self.session(name).meta() for name in page))
+        return [
+            SessionInfo(name, meta["title"], meta["agents"], meta["created"])
+            for name, meta in zip(page, folds, strict=True)
+        ]

@@ -1,0 +1,83 @@
+"""What clients send: the bodies of requests as models, read and checked; and how they are answered."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from orchestrator_free.errors import InvalidEvent, InvalidInput, TooLarge
+from orchestrator_free.subjects import TOKEN
+
+BODY_BYTES: Final = 1024 * 1024
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class NewSession(BaseModel):
+    """Body of `POST /sessions`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    session: str | None = Field(None, description="its id; made up if absent")
+    title: str = Field("", max_length=500, description="for people")
+    agents: list[str] = Field([], max_length=200, description="who answers inputs to `all`; empty for every agent")
+    compaction: Literal["on", "off"] = Field("on", description="off: the log keeps every delta of finished runs")
+
+
+class NewInput(BaseModel):
+    """Body of `POST /sessions/{session}/inputs`."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    text: str = Field("", description="what to do")
+    to: str | Annotated[list[str], Field(max_length=200)] = Field(description="an agent, several, or `all`")
+    data: Any = Field(None, description="any JSON beside the text")
+    id: str | None = Field(None, description="the same id and content is sent once")
+    sender: str = Field("user", alias="from", description="the member who says it")
+
+
+def json_answer(value: Any, status: int = 200, **headers: str) -> Response:
+    """Answer with JSON."""
+    return Response(orjson.dumps(value), status, headers, "application/json")
+
+
+async def read_body(request: Request, model: type[_Model]) -> _Model:
+    """Read and check a JSON body."""
+    data = b""
+    async for piece in request.stream():
+        data += piece
+        if len(data) > BODY_BYTES:
+            raise TooLarge(f"the body is larger than {BODY_BYTES} bytes; put large documents into a file")
+    try:
+        return model.model_validate(orjson.loads(data))
+    except orjson.JSONDecodeError as error:
+        raise InvalidEvent(f"the body is not JSON ({error}); send an object as /docs shows it") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(place) for place in first["loc"]) or "body"
+        raise InvalidInput(f"{where}: {first['msg']}; /docs shows the fields") from error
+
+
+def repeat_id(header: str | None, given: str | None) -> str | None:
+    """Return the input's id: as given, or derived from the idempotency key."""
+    if header is None or given is not None:
+        return given
+    return header if TOKEN.fullmatch(header) else hashlib.sha256(header.encode()).hexdigest()[:32]
+
+
+def number(request: Request, name: str, default: int, least: int, most: int) -> int:
+    """Return a whole number of the query.
+
+    Raises:
+        InvalidInput: it is none, or out of bounds.
+    """
+    text = request.query_params.get(name, str(default))
+    if not re.fullmatch("[0-9]{1,9}", text) or not least <= int(text) <= most:
+        raise InvalidInput(f"{name}={text[:40]!r}: expected a number from {least} to {most}")
+    return int(text)
