@@ -326,7 +326,8 @@ class Worker:
             self.stats.active -= 1
             if writer.first_write is not None:
                 self.stats.first_token.observe(writer.first_write - begun)
-        return "done", None
+        # A handler that swallowed its cancellation is stopped all the same: nobody was shown what it said after it.
+        return ("cancelled" if active.stop is not None else "done"), None
 
     async def _call(self, run: Run) -> None:
         await self._handler(run)
