@@ -163,8 +163,9 @@ def _vocabulary_table() -> str:
         for model in models:
             schema = model.model_json_schema()
             required = schema.get("required", [])
+            nested = schema.get("$defs", {})
             fields = [
-                _field_text(name, field, required=name in required)
+                _field_text(name, field, nested, required=name in required)
                 for name, field in schema["properties"].items()
                 if name != "type"
             ]
@@ -172,22 +173,22 @@ def _vocabulary_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _field_text(name: str, field: dict[str, Any], *, required: bool) -> str:
+def _field_text(name: str, field: dict[str, Any], nested: dict[str, Any], *, required: bool) -> str:
     about = field.get("description", "")
     mark = "**" if required else ""
-    return f"{mark}`{name}`{mark} {_type_text(field)}" + (f": {about}" if about else "")
+    return f"{mark}`{name}`{mark} {_type_text(field, nested)}" + (f": {about}" if about else "")
 
 
-def _type_text(field: dict[str, Any]) -> str:
+def _type_text(field: dict[str, Any], nested: dict[str, Any]) -> str:
     match field:
         case {"anyOf": options}:
-            return " or ".join(_type_text(option) for option in options if option.get("type") != "null")
+            return " or ".join(_type_text(option, nested) for option in options if option.get("type") != "null")
         case {"enum": values}:
             return " or ".join(f"`{value}`" for value in values)
-        case {"$ref": _}:
-            return "`{agent, run}`"
+        case {"$ref": str(where)}:
+            return f"`{{{', '.join(nested[where.rpartition('/')[2]]['properties'])}}}`"
         case {"type": "array", "items": items}:
-            return f"list of {_type_text(items)}"
+            return f"list of {_type_text(items, nested)}"
         case {"type": kind}:
             return str(kind)
     return "any JSON"

@@ -24,11 +24,14 @@ json_values = st.recursive(
 
 #: (kind, a valid payload with every field, the fields that must be there)
 RUNS = {"parent": {"agent": "a", "run": "r"}, "redirects": {"agent": "a", "run": "r"}}
+INPUTS = {name: {"from": "ann", "input": "I"} for name in ("edits", "again", "after")}
 CONTROL = {"run": "r", "deadline": "2026-01-01T00:00:00Z", "reason": "enough"}
 EXAMPLES: list[tuple[str, dict[str, Any], set[str]]] = [
-    ("in", {"type": "input", "text": "x", "data": {}, "replayed": True, "depth": 1, **RUNS}, set()),
+    ("in", {"type": "input", "text": "x", "data": {}, "replayed": True, "depth": 1, "overlap": "queue", "note": True,
+            "whisper": True, **RUNS, **INPUTS}, set()),
     ("run", {"type": "run.started", "attempt": 1, "input": "ann/I", "replica": "x", "parent": None}, {"attempt", "input"}),
     ("run", {"type": "run.finished", "status": "done", "attempt": 1, "input": "ann/I", "parent": None, "error": "x",
+             "into": {"agent": "a", "run": "r"},
              "usage": {"tokens": 1.5}, "parts": [{"type": "text"}], "attempts": [{}], "object": "o", "first": 1,
              "started": "2025-01-01T00:00:00Z"}, {"status"}),
     ("run", {"type": "text.delta", "part": "1", "text": "x"}, {"part", "text"}),
@@ -44,21 +47,41 @@ EXAMPLES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("run", {"type": "data", "name": "n", "id": "i", "data": {}, "transient": True}, {"name"}),
     ("run", {"type": "usage", "usage": {"tokens": 1}}, {"usage"}),
     ("run", {"type": "error", "message": "x"}, {"message"}),
+    ("run", {"type": "run.waiting", "reason": "approval", "ask": "q", "until": "2026-01-01T00:00:00Z"}, {"reason"}),
+    ("run", {"type": "run.working"}, set()),
+    ("run", {"type": "run.stalled", "seconds": 30.5}, {"seconds"}),
     ("run", {"type": "raw", "data": {}}, set()),
     ("meta", {"type": "session.created", "title": "x", "agents": ["a"], "compaction": "off"}, set()),
     ("meta", {"type": "session.updated", "title": "x", "agents": ["a"]}, set()),
     ("meta", {"type": "session.deleted"}, set()),
+    ("meta", {"type": "branch.selected", "input": {"from": "ann", "input": "I"}}, {"input"}),
     ("presence", {"type": "agent.offline", "reason": "x"}, set()),
+    ("presence", {"type": "presence.set", "status": "away", "reason": "lunch", "back": "2026-01-01T00:00:00Z"}, {"status"}),
     ("state", {"type": "state.set", "value": {}}, set()),
+    ("state", {"type": "state.deleted"}, set()),
     ("ctl", {"type": "cancel", "children": True, **CONTROL}, set()),
     ("ctl", {"type": "steer", "text": "shorter", "data": {}, **CONTROL}, {"text"}),
     ("ctl", {"type": "redirect", "text": "in French", "data": {}, **CONTROL}, {"text"}),
     ("ctl", {"type": "pause", **CONTROL}, set()),
     ("ctl", {"type": "resume", **CONTROL}, set()),
     ("outcome", {"type": "outcome", "state": "applied", "reason": "", "runs": ["r"]}, {"state"}),
+    ("ask", {"type": "ask", "about": "approval", "text": "Refund?", "data": {}, "to": ["ann"], "options": ["yes"],
+             "rule": "quorum", "quorum": 1, "veto": "no", "run": {"agent": "a", "run": "r"}, "seconds": 60.5,
+             "escalations": [{"to": ["bob"], "after_seconds": 30.5}]}, set()),
+    ("answer", {"type": "answer", "value": "yes", "comment": "fine"}, set()),
+    ("stage", {"type": "ask.escalated", "to": ["bob"]}, {"to"}),
+    ("stage", {"type": "ask.expired"}, set()),
+    ("stage", {"type": "ask.withdrawn", "reason": "not needed"}, set()),
+    ("floor", {"type": "floor", "step": "request", "holder": "a", "previous": "ann", "reason": "a person is wanted",
+               "request": {"from": "a", "to": "desk", "reason": "x"}}, {"step", "holder"}),
+    ("lease", {"type": "lease.taken", "term": 1, "seconds": 5.5, "data": {}}, {"term"}),
+    ("lease", {"type": "lease.released", "term": 1, "data": {}}, {"term"}),
+    ("lease", {"type": "lease.lapsed", "term": 1}, {"term"}),
 ]  # fmt: skip
 #: fields that hold anything JSON
 ANYTHING = {"data", "output", "value"}
+#: fields that must be there and may say that there is none
+NULLABLE = {("floor", "holder")}
 WRONG: list[Any] = [None, True, 1, -1.5, "x", [], {}, [1], {"x": "y"}, {"agent": 1}]
 
 
@@ -161,6 +184,8 @@ def test_a_wrong_type_in_any_field_is_refused_and_named_and_never_converted(
         for bad in WRONG:
             if type(bad) is type(good) or (bad is None and name not in required) or (good is None and bad != 1):
                 continue
+            if (type(good), type(bad)) == (float, int) or (bad is None and (body["type"], name) in NULLABLE):
+                continue  # JSON knows one type of number
             with pytest.raises(InvalidEvent, match=rf"{body['type']}: .*\b{name}\b"):
                 validate(kind, body | {name: bad})
 
@@ -189,7 +214,7 @@ def test_a_count_that_is_no_number_is_refused(count: Any) -> None:
 def test_types_the_vocabulary_does_not_know_pass() -> None:
     """Newer writers and vendors are not refused, on any kind."""
 
-    for kind in (*VOCABULARY, "ctl", "outcome", "lease", "floor"):
+    for kind in (*VOCABULARY, "tomorrow"):
         validate(kind, {"type": "vendor.thing", "part": 5})
 
 

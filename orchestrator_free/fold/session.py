@@ -209,6 +209,8 @@ def _apply_meta(fold: Fold, event: Event) -> bool:
 
 def _apply_presence(fold: Fold, event: Event) -> bool:
     body, member = event.body, event.member
+    if body["type"] not in ("agent.offline", "presence.set"):
+        return False
     validate("presence", body)
     # The latest stands last, as in a log that keeps only the latest.
     fold.offline.pop(member, None)
@@ -224,8 +226,6 @@ def _apply_presence(fold: Fold, event: Event) -> bool:
                 "status": body["status"], "reason": body.get("reason", ""), "back": body.get("back"),
                 "time": event.time,
             }  # fmt: skip
-        case _:
-            return False
     return True
 
 
