@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from orchestrator_free.vocabulary import Data, File, Raw, RunNotice, RunRef, Source
+from orchestrator_free.vocabulary import Data, File, InputRef, Raw, RunNotice, RunRef, Source
 
 
 class _Document(BaseModel):
@@ -105,6 +105,7 @@ class RunView(_Document):
     agent: str
     input: str = Field(description="`<sender>/<input id>`")
     parent: RunRef | None
+    whisper: bool = Field(description="it answers a whisper: not for the person who is served")
     into: RunRef | None = Field(description="the run that took this one's input as a steer")
     waiting: WaitingView | None = Field(description="what it waits for, if it does")
     stalled: float | None = Field(description="seconds without an event though its process lives; null: it writes")
@@ -145,8 +146,18 @@ class InputView(_Document):
     replayed: bool
     note: bool = Field(description="to be read, not worked on")
     whisper: bool = Field(description="not for the person who is served")
+    after: InputRef | None = Field(description="the input that it comes after; of a note: was said after")
+    siblings: int = Field(description="how many inputs stand in this place, itself included; 0: it is in no branch")
+    floor: str | None = Field(description="who had the floor when it came")
     time: str
     sequence: int
+
+
+class BranchView(_Document):
+    """The branch that is shown, and where each branch ends."""
+
+    path: list[InputRef] = Field(description="the inputs of the selected branch, oldest first")
+    heads: list[InputRef] = Field(description="the last input of each branch, the latest last")
 
 
 class Meta(_Document):
@@ -157,6 +168,7 @@ class Meta(_Document):
     created: str | None
     by: str | None
     compaction: str
+    forked_from: dict[str, str] | None = Field(description="`session` and `position` that its history was copied from")
 
 
 class StateView(_Document):
@@ -217,6 +229,7 @@ class AskView(_Document):
     veto: str | None
     run: RunRef | None
     seconds: float | None
+    escalations: list[dict[str, Any]] = Field(description="who may answer, too, and how many seconds after the ask")
     status: Literal["open", "decided", "expired", "withdrawn"]
     value: Any = Field(description="what was decided")
     by: list[str] = Field(description="whose answers decided it")
@@ -227,30 +240,51 @@ class AskView(_Document):
     sequence: int
 
 
-class FloorView(_Document):
-    """Who answers the person now."""
+class FloorStep(_Document):
+    """A step of the floor, and how it stood then."""
 
-    holder: str | None
-    previous: str | None
-    request: dict[str, Any] | None
-    step: str
+    holder: str | None = Field(description="who answers the person; null: as if there were no floor")
+    previous: str | None = Field(description="whom `return` gives it back to")
+    request: dict[str, Any] | None = Field(description="who is asked to take it: from, to, reason")
+    step: Literal["take", "request", "accept", "decline", "withdraw", "return", "release"]
     by: str
     reason: str
     time: str
-    revision: int
+    revision: int = Field(description="sequence of the step; the next one expects it")
+
+
+class FloorView(FloorStep):
+    """Who answers the person now, by the last step."""
+
+    history: list[FloorStep] = Field(description="the last 50 steps, this one included")
 
 
 class LeaseView(_Document):
     """Who holds something."""
 
     holder: str | None = Field(description="null: it was released or has lapsed")
-    status: Literal["held", "released", "lapsed"]
+    status: Literal["held", "released", "lapsed", "done"] = Field(description="done: nobody takes it again")
     term: int = Field(description="grows with each taking: a fencing token")
+    hold: str = Field(description="which taking")
     by: str = Field(description="whose it is or was")
     data: Any
-    seconds: float | None
+    seconds: float | None = Field(description="it lapses unless renewed in this time; null: held until released")
+    time: str = Field(description="of the last change")
+    revision: int = Field(description="sequence of the last word on it; the next taking expects it")
+
+
+class NoticeView(_Document):
+    """A notification that did not arrive, and what became of it."""
+
+    notice: str
+    sender: str = Field(alias="from", description="the service")
+    about: str = Field(description="what it was to tell")
+    position: str = Field(description="the event it is about")
+    status: Literal["failed", "retrying", "delivered"]
+    tries: int
+    error: str
     time: str
-    revision: int
+    sequence: int
 
 
 class PresenceView(_Document):
@@ -269,12 +303,14 @@ class View(_Document):
     position: str
     meta: Meta
     inputs: list[InputView]
+    branch: BranchView
     agents: list[AgentView]
     presence: dict[str, PresenceView] = Field(description="by member")
     floor: FloorView | None
     state: dict[str, StateView]
     asks: list[AskView]
     leases: dict[str, LeaseView] = Field(description="by name")
+    notices: list[NoticeView] = Field(description="the last 100")
     controls: list[ControlView]
 
 

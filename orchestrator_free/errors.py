@@ -5,11 +5,18 @@ OrchestratorFreeError
 │   ├── InvalidName                     a session, member, agent or id that cannot be a subject token
 │   ├── InvalidPosition                 not a position of any log
 │   ├── InvalidEvent                    a payload that is no event
+│   ├── InvalidAnswer                   a value that an ask does not take
 │   └── TooLarge                        beyond a size limit; says which
 ├── SessionNotFound (LookupError)       the session has no event in the log
 ├── SessionExists                       created twice
+├── FloorRefused                        the floor does not stand so that this step could be taken
+│   └── FloorForbidden                  this step is somebody else's
 ├── RunFinished                         a run was written to after its end
 ├── RunFenced                           another attempt owns the run now; stop writing
+├── AskNotFound (LookupError)           nobody has asked that
+├── NotAsked                            an ask that is not this member's to answer, or to withdraw
+├── AskClosed                           decided, expired, withdrawn, or answered by this member before; says how
+├── NotAnswered (TimeoutError)          nobody answered in the time that the ask had
 ├── PositionLost                        the position's log is gone, trimmed or shorter: read a snapshot instead
 └── BrokerError                         the broker, or the way to it
     ├── BrokerStartError                the embedded broker did not start; says why
@@ -23,7 +30,8 @@ OrchestratorFreeError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class OrchestratorFreeError(Exception):
@@ -46,6 +54,10 @@ class InvalidEvent(InvalidInput):
     """A payload that is no event."""
 
 
+class InvalidAnswer(InvalidInput):
+    """A value that an ask does not take."""
+
+
 class TooLarge(InvalidInput):
     """A value beyond a size limit."""
 
@@ -66,12 +78,49 @@ class SessionExists(OrchestratorFreeError):  # noqa: N818
         self.session = session
 
 
+class FloorRefused(OrchestratorFreeError):  # noqa: N818
+    """The floor does not stand so that this step could be taken; says how it stands."""
+
+
+class FloorForbidden(FloorRefused):
+    """This step is for somebody else to take."""
+
+
 class RunFinished(OrchestratorFreeError):  # noqa: N818
     """A run was written to after its end."""
 
 
 class RunFenced(OrchestratorFreeError):  # noqa: N818
     """Another attempt owns the run; what this process writes is refused by the broker."""
+
+
+class AskNotFound(OrchestratorFreeError, LookupError):  # noqa: N818
+    """Nobody has asked that."""
+
+    def __init__(self, session: str, ask: str) -> None:
+        super().__init__(f"session {session!r} has no ask {ask!r}; its view lists what is asked")
+        self.ask = ask
+
+
+class NotAsked(OrchestratorFreeError):  # noqa: N818
+    """An ask that is not this member's to answer, or to withdraw."""
+
+
+class AskClosed(OrchestratorFreeError):  # noqa: N818
+    """An ask takes no answer, or no other answer of this member.
+
+    Attributes:
+        ask: as in the view; its `status`, `value` and `by` say what was decided.
+    """
+
+    def __init__(self, id: str, ask: Mapping[str, Any], reason: str = "") -> None:
+        said = f": {ask['value']!r} by {', '.join(ask['by'])}" if ask["status"] == "decided" else ""
+        super().__init__(f"{reason or f'ask {id!r} is ' + ask['status'] + ' already'}{said}")
+        self.ask = ask
+
+
+class NotAnswered(OrchestratorFreeError, TimeoutError):  # noqa: N818
+    """Nobody answered in the time that the ask had."""
 
 
 class PositionLost(OrchestratorFreeError):  # noqa: N818

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator_free import contract
+from orchestrator_free.asks import Asks
 from orchestrator_free.completion import complete, complete_run, object_names
 from orchestrator_free.control import Controls
 from orchestrator_free.entries import Entry, to_event
@@ -23,6 +24,7 @@ from orchestrator_free.errors import (
     StorageFull,
 )
 from orchestrator_free.events import Body, Event, decode, encode
+from orchestrator_free.floor import Floor
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.follower import Follower
 from orchestrator_free.jetstream import PullConsumer
@@ -57,11 +59,14 @@ class Session:
 
     def __init__(self, broker: Broker, session: str) -> None:
         self._broker = broker
-        self._log = broker.log
+        self.log = self._log = broker.log
+        self.member = broker.member
         self.id = session
         self.shard = broker.log.shard(session)
         self.filter = session_filter(self.shard, session)
         self.control = Controls(self)
+        self.floor = Floor(self)
+        self.asks = Asks(self)
 
     def _subject(self, kind: str, *, target: str = "", id: str = "") -> str:
         return str(address(self.shard, self.id, self._broker.member, kind, target=target, id=id))
@@ -109,6 +114,8 @@ class Session:
         id: str | None = None,
         parent: Any = None,
         depth: int = 0,
+        whisper: bool = False,
+        note: bool = False,
     ) -> Sent:
         """Send an input; the append is the work item.
 
@@ -119,6 +126,8 @@ class Session:
             id: makes sending again harmless: the same id and content is sent once.
             parent: the run that delegates this, `{"agent", "run"}`.
             depth: how many delegations lie between a person and this.
+            whisper: not for the person who is served; an agent answers it, floor or not.
+            note: to be read, not worked on.
 
         Raises:
             InvalidName: a target or the id is no name.
@@ -136,6 +145,7 @@ class Session:
             for name, value in (("data", data), ("parent", parent), ("depth", depth or None))
             if value is not None
         }
+        body |= {name: True for name, value in (("whisper", whisper), ("note", note)) if value}
         validate("in", body)
         results = await asyncio.gather(*(self.append_once("in", target, chosen, body) for target in targets))
         sequence = max(sequence for sequence, _ in results)

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+import contextlib
+from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
+from orchestrator_free.errors import InvalidEvent
 from orchestrator_free.events import Event
 from orchestrator_free.fold.run import View
 from orchestrator_free.vocabulary import validate
 
+Why = Literal["closed", "not asked", "answered", "value"]
+
+
+class Refusal(NamedTuple):
+    """Why an answer does not count, for programs and for people."""
+
+    why: Why
+    text: str
+
+    def __str__(self) -> str:
+        """Return it for people."""
+        return self.text
+
+
 _FIELDS: Final[dict[str, Any]] = {
     "about": "question", "text": "", "data": None, "to": [], "options": None, "rule": "quorum", "quorum": 1,
-    "veto": None, "run": None, "seconds": None,
+    "veto": None, "run": None, "seconds": None, "escalations": [],
 }  # fmt: skip
 
 
@@ -24,8 +40,17 @@ class Asks:
     def __init__(self) -> None:
         self.found: dict[str, View] = {}
 
+    def take(self, event: Event) -> None:
+        """Apply an event that may make no sense; then it is skipped, as every reader does."""
+        with contextlib.suppress(InvalidEvent):
+            self.apply(event)
+
     def apply(self, event: Event) -> bool:
-        """Apply an ask, an answer or a stage."""
+        """Apply an ask, an answer or a stage.
+
+        Raises:
+            InvalidEvent: a wrong field.
+        """
         validate(event.kind, event.body)
         match event.type:
             case "ask":
@@ -51,7 +76,7 @@ class Asks:
         if ask is None:
             return False
         value = event.body.get("value")
-        reason = refusal(ask, event.member, value)
+        reason = str(refusal(ask, event.member, value) or "")
         ask["answers"].append({
             "member": event.member, "value": value, "comment": event.body.get("comment", ""), "counts": not reason,
             "reason": reason, "time": event.time,
@@ -69,7 +94,8 @@ class Asks:
             return True  # it was decided first
         match event.type:
             case "ask.escalated":
-                ask["to"] += [member for member in event.body["to"] if member not in ask["to"]]
+                if ask["to"]:  # else everybody may answer as it is
+                    ask["to"] += [member for member in event.body["to"] if member not in ask["to"]]
             case "ask.withdrawn":
                 ask |= {"status": "withdrawn", "reason": event.body.get("reason", ""), "decided": event.time}
             case _:
@@ -93,21 +119,21 @@ def _copy(ask: View) -> View:
     return {**ask, "to": list(ask["to"]), "answers": [dict(answer) for answer in ask["answers"]]}
 
 
-def refusal(ask: View, member: str, value: Any) -> str:
-    """Return why an answer to an ask as it stands would not count; empty if it would."""
+def refusal(ask: View, member: str, value: Any) -> Refusal | None:
+    """Return why an answer to an ask as it stands would not count; None if it would."""
     if ask["status"] != "open":
-        return f"the ask is {ask['status']} already"
+        return Refusal("closed", f"the ask is {ask['status']} already")
     if member == ask["from"] and member not in ask["to"]:
-        return "who asks does not answer"
+        return Refusal("not asked", "who asks does not answer")
     if ask["to"] and member not in ask["to"]:
-        return f"{member} is not asked, only {', '.join(ask['to'])}"
+        return Refusal("not asked", f"{member} is not asked, only {', '.join(ask['to'])}")
     if any(answer["member"] == member and answer["counts"] for answer in ask["answers"]):
-        return f"{member} has answered already"
+        return Refusal("answered", f"{member} has answered already")
     if ask["options"] is not None and value not in ask["options"]:
-        return f"not one of the options {', '.join(ask['options'])}"
+        return Refusal("value", f"not one of the options {', '.join(ask['options'])}")
     if ask["rule"] in ("highest", "lowest") and type(value) not in (int, float):
-        return "not a number"
-    return ""
+        return Refusal("value", "not a number")
+    return None
 
 
 def _tally(ask: View, event: Event) -> None:
@@ -119,16 +145,16 @@ def _tally(ask: View, event: Event) -> None:
     elif ask["rule"] == "count" and len(counted) >= ask["quorum"]:
         _decide(ask, {one["member"]: one["value"] for one in counted}, [one["member"] for one in counted], event.time)
     elif ask["rule"] == "quorum":
-        same = [one["member"] for one in counted if _same(one["value"], value)]
-        if len(same) >= ask["quorum"]:
-            _decide(ask, value, same, event.time)
+        agreed = [one["member"] for one in counted if same(one["value"], value)]
+        if len(agreed) >= ask["quorum"]:
+            _decide(ask, value, agreed, event.time)
 
 
 def _decide(ask: View, value: Any, by: list[str], time: str) -> None:
     ask |= {"status": "decided", "value": value, "by": by, "decided": time}
 
 
-def _same(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any) -> bool:
     """Whether two values are the same JSON."""
     return orjson.dumps(one, option=orjson.OPT_SORT_KEYS) == orjson.dumps(other, option=orjson.OPT_SORT_KEYS)
 

@@ -1,0 +1,396 @@
+"""Asking members for a word, as a member sees it: ask, answer, withdraw, wait for what is decided.
+
+What an ask, its answers and its stages add up to is decided by folding them in log order, so nothing here decides: it
+refuses early what would not count, and reads back what has become of it. Expiry and escalation are said by the broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from orchestrator_free.entries import to_event
+from orchestrator_free.errors import (
+    AskClosed,
+    AskNotFound,
+    BrokerError,
+    Conflict,
+    InvalidAnswer,
+    NotAsked,
+)
+from orchestrator_free.events import Body, Event, decode, encode
+from orchestrator_free.fold import View
+from orchestrator_free.fold.asks import Asks as AsksFold
+from orchestrator_free.fold.asks import refusal, same
+from orchestrator_free.follower import Follower
+from orchestrator_free.jetstream import Log
+from orchestrator_free.subjects import ROOT, Address, Position, address, check_name
+from orchestrator_free.vocabulary import validate
+from orchestrator_free.vocabulary.asking import ask_body, stages
+
+if TYPE_CHECKING:
+    from orchestrator_free.session import Session
+
+_KINDS: Final = frozenset({"ask", "answer", "stage"})
+#: rounds with other answers that come in between; each round somebody's word has counted, or not
+_ROUNDS: Final = 50
+
+Rule = Literal["quorum", "count", "highest", "lowest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What became of an ask. True if there is a decision and it is no veto, so `if await run.approve(…):` is safe.
+
+    Attributes:
+        status: decided, expired or withdrawn.
+        value: what was decided; for the rule `count` the values by member; None unless decided.
+        by: whose answers decided it.
+        answers: all of them as in the view, those that do not count included.
+        vetoed: decided by the veto value.
+    """
+
+    status: str
+    value: Any
+    by: list[str]
+    answers: list[View]
+    vetoed: bool = False
+
+    def __bool__(self) -> bool:
+        """Whether it was decided, and not by the veto."""
+        return self.status == "decided" and not self.vetoed
+
+    @classmethod
+    def of(cls, ask: View) -> Decision:
+        """Read it from an ask of the view that is not open any more."""
+        vetoed = ask["veto"] is not None and ask["status"] == "decided" and ask["value"] == ask["veto"]
+        return cls(ask["status"], ask["value"], list(ask["by"]), list(ask["answers"]), vetoed)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An ask that stands in the log.
+
+    Attributes:
+        ask: its id.
+        position: where it stands.
+        view: the ask as in the view, as it stood when this was made.
+        repeated: it was asked before, with the same content.
+    """
+
+    session: Session
+    ask: str
+    position: Position
+    view: View
+    repeated: bool = False
+
+    @property
+    def until(self) -> str | None:
+        """When it expires, RFC 3339; None if it does not."""
+        seconds = self.view["seconds"]
+        return None if seconds is None else _written(_due(self.view, seconds))
+
+    async def decision(self, *, timeout: float | None = None) -> Decision:
+        """Wait until it is decided, has expired or was withdrawn.
+
+        Raises:
+            TimeoutError: nothing of that in time (seconds); it stands all the same.
+        """
+        return await self.session.asks.decision(self.ask, timeout=timeout)
+
+
+class Asks:
+    """The asks of one session, as its member may use them."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    # -- asking -------------------------------------------------------------------------------------------------
+
+    async def ask(
+        self,
+        text: str = "",
+        *,
+        about: str = "question",
+        data: Any = None,
+        to: Iterable[str] = (),
+        options: Sequence[str] | None = None,
+        rule: Rule = "quorum",
+        quorum: int = 1,
+        veto: str | None = None,
+        seconds: float | None = None,
+        escalations: Iterable[tuple[float, Iterable[str]]] = (),
+        run: View | None = None,
+        id: str | None = None,
+    ) -> Asked:
+        """Ask members for a word.
+
+        Args:
+            text: for people.
+            about: approval, question, tool, vote, bids, barrier, or a word of yours.
+            data: anything JSON beside the text.
+            to: whose answers count; nobody named: everybody but this member.
+            options: the values that can be answered; None for any JSON.
+            rule: `quorum`: the value that so many gave; `count`: decided when so many have answered; `highest` and
+                `lowest`: the best number when it expires, of equal ones the first.
+            quorum: how many.
+            veto: a value that decides when given once.
+            seconds: then it expires, by the broker's clock, whoever is alive.
+            escalations: (seconds since the ask, members who may then answer, too).
+            run: the run that waits for it, `{"agent", "run"}`.
+            id: makes asking again harmless: what was asked once is met again, with its decision and its deadline.
+
+        Raises:
+            InvalidInput: it could never be decided, or a field is wrong.
+            Conflict: an ask of this id exists with other content, or of another member.
+        """
+        body = ask_body(
+            text, about=about, data=data, to=list(to), options=options, rule=rule, quorum=quorum, veto=veto,
+            seconds=seconds, escalations=[(after, list(members)) for after, members in escalations], run=run,
+        )  # fmt: skip
+        chosen = check_name("ask", secrets.token_hex(16) if id is None else id)
+        # Before the look into the log: a process that is stopped in between must not push the deadline later.
+        now = await self._log.clock()
+        if id is not None and (found := await self._met(chosen, body)) is not None:
+            return found
+        # Timers first: one for an ask that never comes is skipped, an ask without its timers would stand for ever.
+        for name, after, stage in stages(body):
+            where = self._address("stage", target=chosen, id=name)
+            await self._log.later(str(where), encode(stage), _written(now + timedelta(seconds=after)))
+        try:
+            sequence = await self._session.append("ask", body, id=chosen, expect=0, shared=True)
+        except Conflict:
+            if (found := await self._met(chosen, body)) is not None:
+                return found
+            raise
+        fold = AsksFold()
+        fold.apply(Event(sequence, _written(now), self._address("ask", id=chosen), decode(encode(body))))
+        return Asked(self._session, chosen, self._session.position(sequence), fold.found[chosen])
+
+    async def _met(self, id: str, body: Body) -> Asked | None:
+        """Return the ask of an id, if it was asked before with the same content; None if it never was."""
+        first = next((event for event in await self._events(id) if event.kind == "ask"), None)
+        if first is None:
+            return None
+        if first.member != self._member:
+            raise Conflict(f"ask {id!r} was asked by {first.member}; use a new id", actual=first.sequence)
+        if first.body != decode(encode(body)):
+            raise Conflict(f"ask {id!r} was asked before with other content; use a new id", actual=first.sequence)
+        return Asked(self._session, id, self._session.position(first.sequence), await self.get(id), repeated=True)
+
+    async def withdraw(self, id: str, reason: str = "") -> View:
+        """Say that no answer is needed any more; return the ask. Only the one who asked may; twice is harmless.
+
+        Raises:
+            AskNotFound: there is no such ask.
+            NotAsked: somebody else has asked it.
+            AskClosed: it was decided first, or has expired.
+        """
+        ask = await self.get(id)
+        if ask["from"] != self._member:
+            raise NotAsked(f"{self._member} cannot withdraw ask {id!r}: {ask['from']} has asked it")
+        if ask["status"] == "open":
+            body = {"type": "ask.withdrawn", "reason": reason}
+            with contextlib.suppress(Conflict):  # withdrawn before: it stands in the log
+                await self._session.append("stage", body, target=id, id="withdrawn", expect=0)
+            ask = await self.get(id)
+        if ask["status"] != "withdrawn":
+            raise AskClosed(id, ask)
+        await self.forget_timers(ask)
+        return ask
+
+    async def withdraw_all(self, run: str, reason: str = "") -> list[str]:
+        """Withdraw what a run of this member has asked and nobody has decided; return the ids."""
+        waiting = [
+            ask["ask"]
+            for ask in await self.open()
+            if ask["from"] == self._member and ask["run"] == {"agent": self._member, "run": run}
+        ]
+        for id in waiting:
+            with contextlib.suppress(AskClosed):
+                await self.withdraw(id, reason)
+        return waiting
+
+    # -- answering ----------------------------------------------------------------------------------------------
+
+    async def answer(self, id: str, value: Any, comment: str = "") -> View:
+        """Answer an ask; return it as it stood right after the answer. The same value again is harmless.
+
+        What would not count is refused before anything is sent; where one answer decides, the broker itself refuses
+        all but one.
+
+        Raises:
+            AskNotFound: there is no such ask.
+            NotAsked: this member is not asked.
+            AskClosed: it is decided, has expired or was withdrawn, or this member has answered otherwise.
+            InvalidAnswer: not one of the options, or no number where the best number wins.
+        """
+        body = decode(encode({"type": "answer", "value": value, "comment": comment}))  # as everybody will read it
+        validate("answer", body)
+        for _ in range(_ROUNDS):
+            events = await self._events(id)
+            ask = _folded(events, id)
+            if self._said(ask, body["value"]):
+                return ask
+            self._refuse(ask, body["value"])
+            try:
+                sequence = await self._publish(body, ask, events)
+            except Conflict:
+                continue  # somebody else's word came first: look again
+            ask = _folded(await self._events(id, up_to=sequence), id)
+            mine = [answer for answer in ask["answers"] if answer["member"] == self._member]
+            if not mine or not mine[-1]["counts"]:
+                raise AskClosed(id, ask)
+            if ask["status"] != "open" and ask["from"] == self._member:
+                await self.forget_timers(ask)
+            return ask
+        raise Conflict(f"ask {id!r} is answered by so many at once that nobody gets through; try again", actual=0)
+
+    async def _publish(self, body: Body, ask: View, events: list[Event]) -> int:
+        """Publish an answer over the answers that were seen: everybody's where one decides, else the member's own."""
+        single = ask["rule"] == "quorum" and ask["quorum"] == 1
+        seen = [
+            event.sequence for event in events if event.kind == "answer" and (single or event.member == self._member)
+        ]
+        return await self._session.append("answer", body, id=ask["ask"], expect=max(seen, default=0), shared=single)
+
+    def _said(self, ask: View, value: Any) -> bool:
+        """Whether this member has given that answer before, and it counted."""
+        return any(
+            answer["member"] == self._member and answer["counts"] and same(answer["value"], value)
+            for answer in ask["answers"]
+        )
+
+    def _refuse(self, ask: View, value: Any) -> None:
+        """Raise what an answer would run into."""
+        found = refusal(ask, self._member, value)
+        match found and found.why:
+            case "closed":
+                raise AskClosed(ask["ask"], ask)
+            case "answered":
+                raise AskClosed(ask["ask"], ask, f"{self._member} has answered ask {ask['ask']!r} already")
+            case "not asked":
+                raise NotAsked(f"ask {ask['ask']!r}: {found}")
+            case "value":
+                raise InvalidAnswer(f"ask {ask['ask']!r} does not take {str(value)[:80]!r}: {found}")
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    async def get(self, id: str) -> View:
+        """Return an ask as it stands now, as in the view.
+
+        Raises:
+            AskNotFound: there is no such ask.
+        """
+        return _folded(await self._events(id), id)
+
+    async def all(self) -> list[View]:
+        """Return the asks of the session in log order."""
+        fold = AsksFold()
+        for event in await self._events("*"):
+            fold.take(event)
+        return fold.view()
+
+    async def open(self) -> list[View]:
+        """Return the asks that wait for answers."""
+        return [ask for ask in await self.all() if ask["status"] == "open"]
+
+    async def decision(self, id: str, *, timeout: float | None = None) -> Decision:
+        """Wait until an ask is decided, has expired or was withdrawn.
+
+        Raises:
+            AskNotFound: there is no such ask.
+            TimeoutError: nothing of that in time (seconds); it stands all the same.
+        """
+        async with asyncio.timeout(timeout):
+            ask = await self._decided(id)
+        if ask["from"] == self._member:
+            await self.forget_timers(ask)
+        return Decision.of(ask)
+
+    async def _decided(self, id: str) -> View:
+        end = await self._end()
+        fold = AsksFold()
+        for event in await self._events(id, up_to=end):
+            fold.take(event)
+        if id not in fold.found:
+            raise AskNotFound(self._session.id, id)
+        if fold.found[id]["status"] != "open":
+            return fold.view()[0]
+        async with Follower(self._log, self._session.id, self._session.position(end), compact=True) as follower:
+            async for entry in follower:
+                event = entry.event
+                if event.kind in _KINDS and id in (event.id, event.address.target):
+                    fold.take(event)
+                    if fold.found[id]["status"] != "open":
+                        return fold.view()[0]
+        raise AssertionError("a feed does not end")
+
+    # -- timers -------------------------------------------------------------------------------------------------
+
+    async def forget_timers(self, ask: View) -> None:
+        """Let the broker not say what it still was to say of an ask that is not open any more; as far as it may."""
+        with contextlib.suppress(BrokerError):
+            now = await self._log.clock()
+            for name, after, _ in stages(ask):
+                if _due(ask, after) > now:
+                    where = address(self._shard, self._session.id, ask["from"], "stage", target=ask["ask"], id=name)
+                    await self._log.forget_later(str(where))
+
+    # -- the log ------------------------------------------------------------------------------------------------
+
+    @property
+    def _log(self) -> Log:
+        return self._session._log
+
+    @property
+    def _shard(self) -> int:
+        return self._session.shard
+
+    @property
+    def _member(self) -> str:
+        return self._session._broker.member
+
+    def _address(self, kind: str, *, target: str = "", id: str = "") -> Address:
+        return address(self._shard, self._session.id, self._member, kind, target=target, id=id)
+
+    async def _end(self) -> int:
+        """Return the session's last sequence as the leader has it."""
+        last = await self._log.last(self._shard, self._session.filter)
+        return last.sequence if last is not None else 0
+
+    async def _events(self, id: str, *, up_to: int | None = None) -> list[Event]:
+        """Return what the log says of an ask (`*`: of all) as it was at one moment: now, or at a sequence."""
+        if id != "*":
+            check_name("ask", id)
+        end = await self._end() if up_to is None else up_to
+        head = f"{ROOT}.{self._shard}.{self._session.id}.*"
+        filters = (f"{head}.ask.{id}", f"{head}.answer.{id}", f"{head}.stage.{id}.*")
+        pages = await asyncio.gather(*(self._log.read_all(self._shard, one) for one in filters))
+        found = [to_event(message) for page in pages for message in page if message.sequence <= end]
+        return sorted((event for event in found if event is not None), key=lambda event: event.sequence)
+
+
+def _folded(events: Iterable[Event], id: str) -> View:
+    fold = AsksFold()
+    found: Event | None = None
+    for event in events:
+        found = event
+        fold.take(event)
+    if id not in fold.found:
+        raise AskNotFound(found.session if found is not None else "", id)
+    return fold.view()[0]
+
+
+def _written(moment: datetime) -> str:
+    """Write a time as the broker does: RFC 3339, UTC."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
+
+
+def _due(ask: View, seconds: float) -> datetime:
+    return datetime.fromisoformat(ask["time"]) + timedelta(seconds=seconds)
