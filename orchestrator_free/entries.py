@@ -47,6 +47,6 @@ def is_whole(message: Message) -> bool:
     if message.rollup:
         return True
     address = parse(message.subject)
-    if address is None or address.kind not in ("run", "meta"):
+    if address is None or address.kind not in ("run", "meta", "floor"):
         return True
     return address.kind == "meta" and b'"session.created"' in message.payload

@@ -87,7 +87,7 @@ class RunWriter:
         self.fold = fold
         self.first_write: float | None = None
 
-    async def start(self, attempt: int, source: str, parent: Any, replica: str) -> None:
+    async def start(self, attempt: int, source: str, parent: Any, replica: str, *, whisper: bool = False) -> None:
         """Begin an attempt: from its position on, earlier attempts' output no longer counts.
 
         Raises:
@@ -96,6 +96,8 @@ class RunWriter:
         body: Body = {"type": "run.started", "attempt": attempt, "input": source, "replica": replica}
         if parent is not None:
             body["parent"] = parent
+        if whisper:
+            body["whisper"] = True
         self._last = await self._wire.publish(self._subject, encode(body), expect=self._last)
         self.fold.apply(body, self._last, now())
 
@@ -209,7 +211,8 @@ def finished(fold: RunFold, status: str, error: str | None) -> Body:
         "type": "run.finished", "status": status, "attempt": fold.attempt, "input": fold.input, "usage": fold.usage,
         "parts": parts, "attempts": fold.attempts, "first": fold.first, "started": fold.started,
     }  # fmt: skip
-    return body | {name: value for name, value in (("error", error), ("parent", fold.parent)) if value is not None}
+    more = (("error", error), ("parent", fold.parent), ("whisper", fold.whisper or None))
+    return body | {name: value for name, value in more if value is not None}
 
 
 async def outsource(body: Body, session: str, objects: Objects) -> Body:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator_free import contract
 from orchestrator_free.asks import Asks
+from orchestrator_free.brief import brief
 from orchestrator_free.completion import complete, complete_run, object_names
 from orchestrator_free.control import Controls
 from orchestrator_free.entries import Entry, to_event
@@ -28,6 +29,8 @@ from orchestrator_free.floor import Floor
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.follower import Follower
 from orchestrator_free.jetstream import PullConsumer
+from orchestrator_free.members import Watcher
+from orchestrator_free.presence import Presence
 from orchestrator_free.reader import Reader
 from orchestrator_free.subjects import ROOT, Position, address, check_name, run_id, session_filter
 from orchestrator_free.subscription import Delivery, Start, deliveries, durable_config
@@ -65,6 +68,7 @@ class Session:
         self.shard = broker.log.shard(session)
         self.filter = session_filter(self.shard, session)
         self.control = Controls(self)
+        self.presence = Presence(self, broker.log, broker.member)
         self.floor = Floor(self)
         self.asks = Asks(self)
 
@@ -275,6 +279,10 @@ class Session:
         view = fold.view(str(reader.position))
         return await complete(view, self._broker.objects) if whole else view
 
+    async def brief(self) -> dict[str, Any]:
+        """Return what somebody who takes over has to know; see `orchestrator_free.brief`."""
+        return brief(await self.view())
+
     async def follow(
         self,
         after: Position | str | None = None,
@@ -350,6 +358,10 @@ class Session:
             yield deliveries(consumer)
         finally:
             consumer.close()
+
+    async def watchers(self, *, within_seconds: float = 0.0) -> list[Watcher]:
+        """Return the devices that look at the session now, so that nobody's work can wait; see `Presence.watchers`."""
+        return await self.presence.watchers(within_seconds=within_seconds)
 
     # -- objects ------------------------------------------------------------------------------------------------
 

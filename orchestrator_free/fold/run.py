@@ -36,7 +36,7 @@ class RunFold:
 
     __slots__ = (
         "agent", "attempt", "attempts", "cancelled", "error", "finished", "first", "input", "into", "last", "lost",
-        "object", "parent", "parts", "run", "stalled", "started", "status", "usage", "waiting",
+        "object", "parent", "parts", "run", "stalled", "started", "status", "usage", "waiting", "whisper",
     )  # fmt: skip
 
     def __init__(self, agent: str, run: str) -> None:
@@ -44,6 +44,7 @@ class RunFold:
         self.run = run
         self.input = ""
         self.parent: Any = None
+        self.whisper = False
         self.into: Any = None
         self.waiting: dict[str, Any] | None = None
         self.stalled: float | None = None
@@ -94,6 +95,7 @@ class RunFold:
             "agent": self.agent,
             "input": self.input,
             "parent": self.parent,
+            "whisper": self.whisper,
             "into": self.into,
             "waiting": self.waiting if self.open else None,
             "stalled": self.stalled if self.open else None,
@@ -131,6 +133,7 @@ class RunFold:
         for field in (
             "input",
             "parent",
+            "whisper",
             "into",
             "waiting",
             "stalled",
@@ -192,6 +195,7 @@ def _started(run: RunFold, body: Body, sequence: int, time: str) -> None:
     run.attempt = body["attempt"]
     run.input = body["input"]
     run.parent = body.get("parent")
+    run.whisper = body.get("whisper", False)
     run.started = run.started or time
 
 
@@ -320,6 +324,7 @@ def _finished(run: RunFold, body: Body, sequence: int, time: str) -> None:
     run.input = body.get("input", run.input)
     run.attempt = body.get("attempt", run.attempt)
     run.parent = body.get("parent", run.parent)
+    run.whisper = body.get("whisper", run.whisper)
     run.into = body.get("into")
     run.waiting = None
     run.error = body.get("error")

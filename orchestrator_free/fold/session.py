@@ -11,8 +11,9 @@ from orchestrator_free.events import Event
 from orchestrator_free.fold.asks import Asks
 from orchestrator_free.fold.branches import Branches
 from orchestrator_free.fold.controls import Controls
-from orchestrator_free.fold.floor import Floor
+from orchestrator_free.fold.floor import Floor, answers
 from orchestrator_free.fold.leases import Leases
+from orchestrator_free.fold.notices import Notices
 from orchestrator_free.fold.run import RunFold, View
 from orchestrator_free.subjects import ALL, run_id
 from orchestrator_free.vocabulary import validate
@@ -28,8 +29,8 @@ class Fold:
     """
 
     __slots__ = (
-        "asks", "branches", "controls", "deleted", "floor", "inputs", "leases", "meta", "offline", "presence", "runs",
-        "sequence", "session", "skipped", "state",
+        "asks", "branches", "controls", "deleted", "floor", "inputs", "leases", "meta", "notices", "offline", "presence",
+        "runs", "sequence", "session", "skipped", "state",
     )  # fmt: skip
 
     def __init__(self, session: str) -> None:
@@ -37,7 +38,9 @@ class Fold:
         self.sequence = 0
         self.skipped = 0
         self.deleted = False
-        self.meta: dict[str, Any] = {"title": "", "agents": [], "created": None, "by": None, "compaction": "on"}
+        self.meta: dict[str, Any] = {
+            "title": "", "agents": [], "created": None, "by": None, "compaction": "on", "forked_from": None,
+        }  # fmt: skip
         self.inputs: dict[str, dict[str, Any]] = {}
         self.runs: dict[tuple[str, str], RunFold] = {}
         self.offline: dict[str, str] = {}
@@ -47,6 +50,7 @@ class Fold:
         self.asks = Asks()
         self.floor = Floor()
         self.leases = Leases()
+        self.notices = Notices()
         self.branches = Branches()
 
     def apply(self, event: Event) -> None:
@@ -80,6 +84,8 @@ class Fold:
             run = run_id(entry["from"], entry["input"])
             targets = [entry["to"]] if entry["to"] != ALL else self.meta["agents"]
             for agent in targets:
+                if entry["to"] == ALL and not answers(entry["floor"], agent, entry):
+                    continue
                 if (agent, run) not in self.runs and not self.controls.cancels(agent, run, entry["sequence"]):
                     yield agent, run
 
@@ -104,13 +110,15 @@ class Fold:
             "session": self.session,
             "position": position,
             "meta": dict(self.meta),
-            "inputs": sorted(self.inputs.values(), key=lambda entry: entry["sequence"]),
+            "inputs": self.branches.shown(sorted(self.inputs.values(), key=lambda entry: entry["sequence"])),
+            "branch": self.branches.view(),
             "agents": [self._agent_view(name, runs) for name, runs in agents.items()],
             "presence": {member: dict(said) for member, said in self.presence.items()},
             "floor": self.floor.view(),
             "state": dict(self.state),
             "asks": self.asks.view(),
             "leases": self.leases.view(),
+            "notices": self.notices.view(),
             "controls": self.controls.view(),
         }
 
@@ -138,9 +146,11 @@ class Fold:
                 fold.runs[agent["agent"], run["run"]] = RunFold.load(run)
         fold.presence = {member: dict(said) for member, said in view["presence"].items()}
         fold.state = {key: dict(entry) for key, entry in view["state"].items()}
+        fold.branches = Branches.load(view)
         fold.floor.load(view["floor"])
         fold.asks.load(view["asks"])
         fold.leases.load(view["leases"])
+        fold.notices.load(view["notices"])
         fold.controls.load(view["controls"])
         return fold
 
@@ -150,7 +160,9 @@ def _apply_input(fold: Fold, event: Event) -> bool:
     if body["type"] != "input":
         return False
     validate("in", body)
-    fold.inputs[f"{where.member}/{where.target}/{where.id}"] = {
+    key = f"{where.member}/{where.target}/{where.id}"
+    known = fold.inputs.get(key)
+    entry = {
         "input": where.id,
         "from": where.member,
         "to": where.target,
@@ -160,10 +172,13 @@ def _apply_input(fold: Fold, event: Event) -> bool:
         "replayed": body.get("replayed", False),
         "note": body.get("note", False),
         "whisper": body.get("whisper", False),
+        "floor": fold.floor.holder,
+        "after": fold.branches.take(event, known),
         "time": event.time,
         "sequence": event.sequence,
     }
-    fold.branches.take(event)
+    place = ("parent", "note", "whisper")  # they stay, whoever says an input twice
+    fold.inputs[key] = entry | ({name: known[name] for name in place} if known else {})
     return True
 
 
@@ -194,6 +209,7 @@ def _apply_meta(fold: Fold, event: Event) -> bool:
                 "created": event.time,
                 "by": event.address.member,
                 "compaction": body.get("compaction", "on"),
+                "forked_from": body.get("forked_from"),
             }
         case "session.updated":
             changed = {name: body[name] for name in ("title", "agents") if body.get(name) is not None}
@@ -266,7 +282,8 @@ _KIND_EVENTS: Final[dict[str, Callable[[Fold, Event], bool]]] = {
     "outcome": _apply_outcome,
     "ask": lambda fold, event: fold.asks.apply(event),
     "answer": lambda fold, event: fold.asks.apply(event),
-    "stage": lambda fold, event: fold.asks.apply(event),
+    "stage": lambda fold, event: (fold.leases if event.type == "lease.lapsed" else fold.asks).apply(event),
     "floor": lambda fold, event: fold.floor.apply(event),
     "lease": lambda fold, event: fold.leases.apply(event),
+    "notice": lambda fold, event: fold.notices.apply(event),
 }

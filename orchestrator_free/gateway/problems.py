@@ -20,6 +20,8 @@ _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (errors.InvalidInput, 400),
     (errors.SessionNotFound, 404),
     (errors.SessionExists, 409),
+    (errors.FloorForbidden, 403),
+    (errors.FloorRefused, 409),
     (errors.PositionLost, 410),
     (errors.Conflict, 409),
     (errors.PermissionDenied, 403),

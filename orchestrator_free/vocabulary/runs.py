@@ -17,6 +17,7 @@ class RunStarted(Payload):
     input: str = Field(description="`<sender>/<input id>`")
     replica: str = Field("", description="which process of the agent; unique, so that no two begin alike")
     parent: RunRef | None = None
+    whisper: bool = Field(False, description="it answers a whisper: not for the person who is served")
 
 
 class RunFinished(Payload):
@@ -27,6 +28,7 @@ class RunFinished(Payload):
     attempt: int = 1
     input: str = ""
     parent: RunRef | None = None
+    whisper: bool = Field(False, description="it answers a whisper: not for the person who is served")
     into: RunRef | None = Field(None, description="the run that took this input as a steer")
     error: str | None = None
     usage: dict[str, Count] = Field({})
