@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from orchestrator_free.entries import to_event
 from orchestrator_free.errors import Conflict, FloorForbidden, FloorRefused, InvalidEvent, InvalidInput
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 #: asked for under this name, the floor is for whoever is at the desk: anybody but who asks may accept
 DESK: Final = "desk"
+Step = Literal["take", "request", "accept", "decline", "withdraw", "return", "release"]
 #: what ends a request
 _ENDING: Final = frozenset({"accept", "decline", "withdraw", "take"})
 
@@ -173,7 +174,7 @@ class Floor:
         state, last = await self._now()
         if state.holder == self._member:
             raise FloorRefused(f"{self._member} has the floor already")
-        taken = await self._step("take", last, holder=self._member, previous=state.holder, reason=reason)
+        taken = await self._publish("take", last, holder=self._member, previous=state.holder, reason=reason)
         if cancel:
             await self._silence(taken, open_too=True)
         return taken
@@ -191,7 +192,7 @@ class Floor:
         if asked is not None and asked.sender != self._member:
             raise FloorRefused(f"{asked.sender} has asked {asked.to} already; that request is open")
         wanted = {"from": self._member, "to": to, "reason": reason}
-        return await self._step(
+        return await self._publish(
             "request", last, holder=state.holder, previous=state.previous, request=wanted, reason=reason
         )
 
@@ -201,7 +202,7 @@ class Floor:
         asked = self._open(state)
         if not self._is_asked(asked):
             raise FloorForbidden(f"{asked.to} is asked to take the floor, not {self._member}; to take over, take it")
-        accepted = await self._step("accept", last, holder=self._member, previous=state.holder, reason=reason)
+        accepted = await self._publish("accept", last, holder=self._member, previous=state.holder, reason=reason)
         await self._silence(accepted, open_too=False)
         return accepted
 
@@ -213,7 +214,7 @@ class Floor:
             raise FloorRefused("the whole desk is asked: leave it to the others, nobody declines for them")
         if asked.to != self._member:
             raise FloorForbidden(f"{asked.to} is asked to take the floor, not {self._member}")
-        return await self._step("decline", last, holder=state.holder, previous=state.previous, reason=reason)
+        return await self._publish("decline", last, holder=state.holder, previous=state.previous, reason=reason)
 
     async def withdraw(self, reason: str = "") -> FloorState:
         """Ask no more; for the one who asked, and for the holder."""
@@ -221,17 +222,42 @@ class Floor:
         asked = self._open(state)
         if self._member not in (asked.sender, state.holder):
             raise FloorForbidden(f"{asked.sender} has asked, not {self._member}")
-        return await self._step("withdraw", last, holder=state.holder, previous=state.previous, reason=reason)
+        return await self._publish("withdraw", last, holder=state.holder, previous=state.previous, reason=reason)
 
     async def give_back(self, *, reason: str = "") -> FloorState:
         """Return the floor to who had it before; if nobody had, it is as if there were no floor."""
         state, last = await self._held()
-        return await self._step("return", last, holder=state.previous, reason=reason)
+        return await self._publish("return", last, holder=state.previous, reason=reason)
 
     async def release(self, *, reason: str = "") -> FloorState:
         """Leave the floor to nobody: every agent answers again what is meant for it."""
         _, last = await self._held()
-        return await self._step("release", last, holder=None, reason=reason)
+        return await self._publish("release", last, holder=None, reason=reason)
+
+    async def step(self, step: Step, *, to: str | None = None, reason: str = "", cancel: bool = True) -> FloorState:
+        """Take a step by its name on the wire; the other methods are this one with names.
+
+        Raises:
+            InvalidInput: a request that names nobody, or another step that names somebody.
+        """
+        if (step == "request") != (to is not None):
+            raise InvalidInput("to: name who is asked" if step == "request" else f"to: {step} is for nobody else")
+        match step:
+            case "take":
+                return await self.take(reason=reason, cancel=cancel)
+            case "request":
+                return await self.request(str(to), reason=reason)
+            case "accept":
+                return await self.accept(reason=reason)
+            case "decline":
+                return await self.decline(reason)
+            case "withdraw":
+                return await self.withdraw(reason)
+            case "return":
+                return await self.give_back(reason=reason)
+            case "release":
+                return await self.release(reason=reason)
+        raise InvalidInput(f"{step!r} is no step of the floor; there are {', '.join(get_args(Step))}")
 
     @property
     def _member(self) -> str:
@@ -254,9 +280,9 @@ class Floor:
     def _is_asked(self, request: Request) -> bool:
         return request.to == self._member or (request.to == DESK and request.sender != self._member)
 
-    async def _step(
+    async def _publish(
         self,
-        step: Literal["take", "request", "accept", "decline", "withdraw", "return", "release"],
+        step: Step,
         last: int,
         *,
         holder: str | None,

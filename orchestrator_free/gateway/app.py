@@ -19,8 +19,10 @@ from starlette.routing import Route
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import SessionNotFound
 from orchestrator_free.gateway.bodies import NewInput, NewSession, json_answer, number, read_body, repeat_id
+from orchestrator_free.gateway.chat import Chat
 from orchestrator_free.gateway.controls import Controls
 from orchestrator_free.gateway.feed import open_feed
+from orchestrator_free.gateway.floor import Floors
 from orchestrator_free.gateway.hub import Hub
 from orchestrator_free.gateway.openapi import DOCS_PAGE, openapi
 from orchestrator_free.gateway.problems import HANDLERS
@@ -31,7 +33,7 @@ from orchestrator_free.session import Session
 from orchestrator_free.subjects import check_name
 
 #: what a session has beside inputs and events; each describes itself
-_RESOURCES: Final[tuple[type[Resource], ...]] = (Controls,)
+_RESOURCES: Final[tuple[type[Resource], ...]] = (Controls, Floors, Chat)
 
 
 class Gateway:
@@ -124,7 +126,7 @@ class Gateway:
         if self.hub.hot(session.id) is None and not await session.exists():
             raise SessionNotFound(session.id)
         key = repeat_id(request.headers.get("idempotency-key"), body.id)
-        sent = await session.send(body.text, to=body.to, data=body.data, id=key)
+        sent = await session.send(body.text, to=body.to, data=body.data, id=key, whisper=body.whisper, note=body.note)
         self.metrics.inputs.inc()
         answer = {"input": sent.input, "run": sent.run, "position": str(sent.position)}
         return json_answer(answer, 200 if sent.repeated else 202)

@@ -39,6 +39,8 @@ class NewInput(BaseModel):
     to: str | Annotated[list[str], Field(max_length=200)] = Field(description="an agent, several, or `all`")
     data: Any = Field(None, description="any JSON beside the text")
     id: str | None = Field(None, description="the same id and content is sent once")
+    whisper: bool = Field(False, description="not for the person who is served; answered whoever has the floor")
+    note: bool = Field(False, description="to be read, not worked on")
     sender: str = Field("user", alias="from", description="the member who says it")
 
 
