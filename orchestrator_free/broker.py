@@ -89,6 +89,14 @@ class Broker:
         """
         return Session(self, check_name("session", session))
 
+    def as_member(self, member: str) -> Broker:
+        """Return this connection as another member; only for who may publish for others, as a gateway does.
+
+        Raises:
+            InvalidName: the name cannot be one.
+        """
+        return Broker(self.log, check_name("member", member))
+
     async def sessions(self, *, after: str = "", limit: int = 100) -> list[SessionInfo]:
         """List sessions that were created, by id, from the one after `after`."""
         subjects = await self.log.names("meta")

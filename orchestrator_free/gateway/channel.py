@@ -19,6 +19,7 @@ import structlog
 from orchestrator_free.entries import Entry
 from orchestrator_free.errors import BrokerError, BrokerTimeout, PositionLost, SessionNotFound
 from orchestrator_free.fold import Fold
+from orchestrator_free.gateway.attendance import Attendance
 from orchestrator_free.gateway.client import Client
 from orchestrator_free.gateway.frames import HEARTBEAT, Frame, Selection, control, snapshot_frame
 from orchestrator_free.gateway.history import History
@@ -57,6 +58,7 @@ class Channel:
         metrics: GatewayMetrics,
         settings: GatewaySettings,
         on_lost: Callable[[Channel, PositionLost], object],
+        attendance: Attendance,
     ) -> None:
         """Prepare.
 
@@ -67,6 +69,7 @@ class Channel:
             metrics: what is counted.
             settings: what it may cost.
             on_lost: called when the log cannot be continued; the channel has closed, its clients wait for `release`.
+            attendance: hears which clients come and leave.
         """
         self.session = session
         self.metrics = metrics
@@ -78,10 +81,12 @@ class Channel:
         self._log = log
         self._settings = settings
         self._on_lost = on_lost
+        self._attendance = attendance
         self._history = History(log, self.reader)
         self._fresh: list[Frame] = []
         self._groups: dict[Selection, Broadcast] = {}
         self._clients: set[Client] = set()
+        self._listeners: set[Callable[[], object]] = set()
         self._behind: set[Client] = set()
         self._piece: tuple[tuple[int, int, Selection], tuple[bytes, int, int]] | None = None
         self._snapshots = Snapshots(objects)
@@ -117,6 +122,23 @@ class Channel:
         for client in list(self._clients):
             if client.feed is not None:
                 client.feed.cut()
+        self._tell_listeners()
+
+    def listen(self, listener: Callable[[], object]) -> Callable[[], None]:
+        """Call `listener` when the fold has changed, and when the channel has closed; return what ends that."""
+        self._listeners.add(listener)
+        self.idle_since = None
+
+        def leave() -> None:
+            self._listeners.discard(listener)
+            self._rest()
+
+        return leave
+
+    def _rest(self) -> None:
+        """Note since when nobody looks."""
+        if not self._clients and not self._listeners:
+            self.idle_since = asyncio.get_running_loop().time()
 
     def release(self) -> list[Client]:
         """Let go of the clients, so that another channel can take them."""
@@ -125,9 +147,14 @@ class Channel:
             self._forget(client)
         return clients
 
+    def _tell_listeners(self) -> None:
+        for listener in list(self._listeners):
+            listener()
+
     def _on_reset(self, lost: PositionLost) -> None:
         self.closed = True
         self.reader.close()
+        self._tell_listeners()
         self._on_lost(self, lost)
 
     def say(self, name: str, body: object) -> None:
@@ -161,6 +188,8 @@ class Channel:
                 self._count(data, len(chosen), len(group) - len(skipped))
                 for feed in skipped:
                     self._fall_behind(feed, frames[0].sequence - 1)
+        if self._listeners:
+            self._tell_listeners()
         if self._clients:
             self.metrics.delivery_latency.observe(_age(frames[0]))
         if self.fold.deleted:
@@ -240,6 +269,7 @@ class Channel:
         self._clients.add(client)
         self._behind.add(client)
         self.metrics.clients.inc()
+        self._attendance.came(self, client)
         self.pump(client)
 
     async def restart(self, client: Client, lost: PositionLost) -> None:
@@ -340,8 +370,8 @@ class Channel:
             if not len(group):
                 del self._groups[client.selection]
         self.metrics.clients.dec()
-        if not self._clients:
-            self.idle_since = asyncio.get_running_loop().time()
+        self._attendance.left(self.session, client)
+        self._rest()
 
     def _release_idle(self) -> None:
         """End the feeds that wait for the session to come to rest, if it has."""

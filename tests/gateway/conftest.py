@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import shutil
 import socket
+import subprocess
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -428,3 +431,21 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 def proxy() -> Callable[[int], Proxy]:
     """A TCP proxy to a port: `async with proxy(port) as between:`."""
     return Proxy
+
+
+@pytest.fixture(scope="session")
+def clients() -> Path:
+    """tests/clients with its packages as package-lock.json has them; installed if they are not there."""
+    folder = Path(__file__).parents[1] / "clients"
+    wanted = orjson.loads((folder / "package-lock.json").read_bytes())["packages"]
+    installed = folder / "node_modules/.package-lock.json"
+    if installed.exists() and orjson.loads(installed.read_bytes())["packages"].items() <= wanted.items():
+        return folder
+    if shutil.which("npm") is None:
+        pytest.fail("node and npm are not installed: the clients are not tested (Debian: apt install npm)")
+    done = subprocess.run(
+        ["npm", "ci", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True, timeout=600
+    )
+    if done.returncode != 0:
+        pytest.fail(f"`npm ci` in tests/clients needs the npm registry once, and failed:\n{done.stderr[-2000:]}")
+    return folder

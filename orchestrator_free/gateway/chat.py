@@ -1,0 +1,220 @@
+"""`/api/chat`: what an unmodified Vercel AI SDK client asks for. A chat is a session, a stream is one answer.
+
+Facts about requests and headers: npm `ai` 5.0.0 to 7, `@ai-sdk/workflow` 2.0. A client that goes away cancels nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final, get_args
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from orchestrator_free.errors import InvalidInput, SessionExists
+from orchestrator_free.fold import Fold
+from orchestrator_free.gateway.bodies import json_answer, read_body
+from orchestrator_free.gateway.channel import Channel
+from orchestrator_free.gateway.fallback import FeedResponse
+from orchestrator_free.gateway.openapi import body, operation, query
+from orchestrator_free.gateway.resource import Resource
+from orchestrator_free.gateway.teller import Teller
+from orchestrator_free.gateway.transport import Head
+from orchestrator_free.projections.aisdk import MessageStream, Profile, ui_messages
+from orchestrator_free.projections.answer import Answer, answers
+from orchestrator_free.session import Session
+from orchestrator_free.subjects import ALL, TOKEN, check_name
+
+_HEADERS: Final = (
+    ("content-type", "text/event-stream"),
+    ("cache-control", "no-cache"),
+    ("x-accel-buffering", "no"),
+    ("x-vercel-ai-ui-message-stream", "v1"),
+    ("access-control-expose-headers", "x-workflow-run-id, x-stream-url"),
+)
+_RUN_MARK: Final = "~"
+
+
+class ChatBody(BaseModel):
+    """Body of `POST /api/chat`, as the SDK's transports send it; more fields may stand there."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str | None = Field(None, description="the chat, which is the session; begun if it is new")
+    messages: list[dict[str, Any]] = Field(
+        min_length=1, max_length=10_000, description="UI messages; the last one counts"
+    )
+    trigger: str = Field("submit-message", description="submit-message or regenerate-message")
+    message: str | None = Field(None, alias="messageId", description="regenerate: which answer")
+    to: str | list[str] = Field(ALL, description="an agent, several, or all")
+
+
+class Chat(Resource):
+    """The routes of the AI SDK."""
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route("/api/chat", self.post, methods=["POST"]),
+            Route("/api/chat/{session}/stream", self.stream, methods=["GET"]),
+            Route("/api/chat/{session}/stop", self.stop, methods=["POST"]),
+            Route("/api/chat/{session}/messages", self.messages, methods=["GET"]),
+        ]
+
+    def paths(self) -> dict[str, Any]:
+        """Return their description."""
+        profile = query("ai_sdk", "major version of the client's `ai` package; 5 suits all", enum=["5", "6", "7"])
+        chunks = {"200": "UI message chunks", "204": "nothing is being answered"}
+        media = "text/event-stream"
+        said = operation(
+            "Say something and stream the answer", chunks, media, parameters=[profile], requestBody=body(ChatBody)
+        )
+        return {"/api/chat": {"post": said}} | {
+            route: {
+                "parameters": [{"name": "session", "in": "path", "required": True, "schema": {"type": "string"}}],
+                **what,
+            }
+            for route, what in {
+                "/api/chat/{session}/stream": {
+                    "get": operation(
+                        "The answer in the making, from its beginning", chunks, media, parameters=[profile]
+                    )
+                },
+                "/api/chat/{session}/stop": {
+                    "post": operation("Cancel what is being answered", {"202": "the control"})
+                },
+                "/api/chat/{session}/messages": {
+                    "get": operation("The conversation as UI messages", {"200": "messages"}, parameters=[profile])
+                },
+            }.items()
+        }
+
+    # -- saying -------------------------------------------------------------------------------------------------
+
+    async def post(self, request: Request) -> Any:
+        """Append what the person said and stream its answer; asked again with the same message, stream it again."""
+        said = await read_body(request, ChatBody)
+        member = check_name("member", request.query_params.get("member", "user"))
+        name = check_name("id", said.id if said.id is not None else _made_up(said.messages))
+        session = self.broker.as_member(member).session(name)
+        if not await session.exists():
+            await _begin(session)
+        cursor, sender, input = await self._say(session, member, said)
+        return await self._tell(request, session.id, sender, input, cursor)
+
+    async def _say(self, session: Session, member: str, said: ChatBody) -> tuple[str, str, str]:
+        """Append what is new; return the cursor from which to tell, and whose input is answered."""
+        last = said.messages[-1]
+        if last.get("role") == "user" and said.trigger == "submit-message":
+            text, data = _content(last)
+            sent = await session.send(text, to=said.to, data=data, id=_input_id(last))
+            return "", member, sent.input
+        raise InvalidInput("messages: the last one has to be the user's; nothing was sent")
+
+    # -- streaming ----------------------------------------------------------------------------------------------
+
+    async def stream(self, request: Request) -> Any:
+        """Stream the answer in the making; 204 if there is none."""
+        name, _, run = request.path_params["session"].partition(_RUN_MARK)
+        channel = await self._caught_up(check_name("session", name))
+        found = _asked(channel.fold, run)
+        cursor = request.headers.get("last-event-id", "")
+        if found is None or (not run and not cursor and Answer(*found).complete(channel.fold)):
+            return Response(status_code=204)
+        return await self._tell(request, name, *found, cursor)
+
+    async def _caught_up(self, session: str) -> Channel:
+        channel = await self.hub.channel(session)
+        if self.hub.broker.log.wire.connected.is_set():
+            await channel.reach()  # what was just said at another gateway is here, too
+        return channel
+
+    async def _tell(self, request: Request, session: str, sender: str, input: str, cursor: str) -> FeedResponse:
+        channel = await self._caught_up(session)
+        stream = MessageStream(session, sender, input, profile=_profile(request), cursor=cursor)
+
+        def tell() -> tuple[bytes, bool]:
+            chunks = list(stream.advance(channel.fold))
+            frames = b"".join(_frame(place, chunk) for place, chunk in chunks)
+            return frames + (b"data: [DONE]\n\n" if stream.answer.ended else b""), stream.answer.ended
+
+        place = f"{session}{_RUN_MARK}{stream.answer.run}"
+        more = (("x-workflow-run-id", place), ("x-stream-url", f"/api/chat/{place}/stream"))
+        teller = Teller(channel, tell)
+        return FeedResponse(Head(_HEADERS + more), teller, lambda feed: teller.begin(feed, b": stream-open\n\n"))
+
+    # -- stopping and history -----------------------------------------------------------------------------------
+
+    async def stop(self, request: Request) -> Response:
+        """Cancel the answers in the making; it counts for every device at once."""
+        name, _, run = request.path_params["session"].partition(_RUN_MARK)
+        request.path_params["session"] = name
+        session = await self.session(request, request.query_params.get("member", "user"))
+        sent = await session.control.cancel(run or None, to=ALL)
+        return json_answer({"control": sent.control, "position": str(sent.position)}, 202)
+
+    async def messages(self, request: Request) -> Response:
+        """Return the conversation; an answer in the making is left to its stream."""
+        channel = await self._caught_up(check_name("session", request.path_params["session"]))
+        found = ui_messages(channel.fold, answers(channel.fold), profile=_profile(request))
+        return json_answer(found, 200, **{"cache-control": "no-cache"})
+
+
+async def _begin(session: Session) -> None:
+    try:
+        await session.create()
+    except SessionExists:
+        return  # another device was first
+
+
+def _frame(place: str, chunk: dict[str, Any]) -> bytes:
+    head = b"id: %b\n" % place.encode() if place else b""
+    return head + b"data: %b\n\n" % orjson.dumps(chunk)
+
+
+def _profile(request: Request) -> Profile:
+    text = request.query_params.get("ai_sdk", "5")
+    if text not in map(str, get_args(Profile)):
+        raise InvalidInput(f"ai_sdk={text[:40]!r}: expected 5, 6 or 7, the major version of the client's `ai` package")
+    found: Profile = {"5": 5, "6": 6, "7": 7}[text]  # type: ignore[assignment]
+    return found
+
+
+def _content(message: dict[str, Any]) -> tuple[str, Any]:
+    """Return the text of a UI message, and its files."""
+    parts = message.get("parts")
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise InvalidInput("messages: the last one has no list of parts; send UI messages of `ai` 5 or later")
+    texts = [part.get("text") for part in parts if part.get("type") == "text"]
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidInput("messages: a text part without text")
+    files = [part for part in parts if part.get("type") == "file"]
+    return "\n".join(texts), {"files": files} if files else None
+
+
+def _input_id(message: dict[str, Any]) -> str | None:
+    """Return the input's id: the message's, so that sending it again says it once."""
+    text = message.get("id")
+    if not isinstance(text, str) or not text:
+        return None
+    return text if TOKEN.fullmatch(text) else hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _made_up(messages: list[dict[str, Any]]) -> str:
+    """Return the chat of a transport that names none: it is told by its first message."""
+    return "chat-" + hashlib.sha256(orjson.dumps(messages[0])).hexdigest()[:24]
+
+
+def _asked(fold: Fold, run: str) -> tuple[str, str] | None:
+    """Return whose input is answered: of the run that is named, or the last one."""
+    found = answers(fold)
+    if run:
+        named = [one for one in found if Answer(*one).run == run]
+        if not named:
+            raise HTTPException(404, "this chat has no such answer")
+        return named[0]
+    return found[-1] if found else None

@@ -1,0 +1,87 @@
+"""Answers to clients of other protocols: each is told what it has not been told, as fast as it reads.
+
+A client costs its socket and what it was told; a slow one is simply told more at once, later. Nothing is queued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from orchestrator_free.gateway.channel import Channel
+from orchestrator_free.gateway.transport import Feed
+
+HEARTBEAT: Final = b": heartbeat\n\n"
+
+
+class Teller:
+    """Tells one client of a channel, through `tell`, until that says that it was the end.
+
+    Handles its connection's callbacks.
+    """
+
+    def __init__(self, channel: Channel, tell: Callable[[], tuple[bytes, bool]], *, beat_seconds: float = 15.0) -> None:
+        """Prepare.
+
+        Args:
+            channel: the session.
+            tell: returns the bytes that are new, and whether they were the last.
+            beat_seconds: between two comments while there is nothing to tell.
+        """
+        self._channel = channel
+        self._tell = tell
+        self._beat_seconds = beat_seconds
+        self._feed: Feed | None = None
+        self._leave: Callable[[], None] = lambda: None
+        self._timer: asyncio.TimerHandle | None = None
+        self._stuck = 0
+
+    def begin(self, feed: Feed, greeting: bytes = b"") -> None:
+        """Start telling."""
+        self._feed = feed
+        if greeting:
+            feed.send(greeting)
+        self._leave = self._channel.listen(self.go_on)
+        self._beat()
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Tell what is new, if the client takes it."""
+        feed = self._feed
+        if feed is None or feed.closed:
+            return
+        if self._channel.closed:
+            feed.cut()  # the client comes back and finds another channel
+            return
+        if not feed.writable:
+            return
+        self._stuck = 0
+        data, last = self._tell()
+        if data:
+            feed.send(data)
+        if last:
+            feed.finish()
+
+    def _beat(self) -> None:
+        feed = self._feed
+        if feed is None or feed.closed:
+            return
+        if feed.writable:
+            feed.send(HEARTBEAT)
+        else:
+            self._stuck += 1
+            if self._stuck > 2:
+                feed.cut()
+                return
+        self._timer = asyncio.get_running_loop().call_later(self._beat_seconds, self._beat)
+
+    def on_resume(self, conn: Feed) -> None:
+        """The buffer has drained."""
+        self.go_on()
+
+    def on_close(self, conn: Feed) -> None:
+        """The client has gone, or was told everything."""
+        self._leave()
+        if self._timer is not None:
+            self._timer.cancel()

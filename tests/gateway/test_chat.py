@@ -1,0 +1,213 @@
+"""Unmodified clients of the Vercel AI SDK, versions 5.0 to 7: every shown message is what the log says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from orchestrator_free import Broker
+
+CLIENTS = Path(__file__).parents[1] / "clients"
+VERSIONS = ("ai50", "ai5", "ai60", "ai6", "ai7")
+ANSWER = """
+await run.reasoning("thinking ")
+async with run.tool("search", {"q": run.input.text}) as tool:
+    tool.output = ["found"]
+for number in range(60):
+    await run.text(f"w{number} ")
+    await asyncio.sleep(0.02)
+await run.source("https://example.org/a", title="A")
+await run.data("score", {"value": 1}, id="s")
+await run.usage(output_tokens=60)
+"""
+WHOLE = "".join(f"w{number} " for number in range(60))
+
+
+class App:
+    """A process with an AI SDK client in it."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def do(self, *command: Any) -> dict[str, Any]:
+        """Do something and return what the app shows then."""
+        self.begin(*command)
+        return await self.line()
+
+    def begin(self, *command: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command).encode() + b"\n")
+
+    async def line(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        async with asyncio.timeout(60):
+            text = await self._process.stdout.readline()
+        if not text:
+            assert self._process.stderr is not None
+            raise AssertionError((await self._process.stderr.read()).decode()[-2000:])
+        return dict(json.loads(text))
+
+
+@pytest.fixture
+def app(gateway: Any, clients: Path) -> Callable[..., Any]:
+    """Start an app: `async with app("ai5", chat) as tab:`."""
+
+    @asynccontextmanager
+    async def start(version: str, chat: str, *, port: int = 0) -> AsyncIterator[App]:
+        process = await asyncio.create_subprocess_exec(
+            "node", "chat.mjs", version, f"http://127.0.0.1:{port or gateway.port}/api/chat", chat, cwd=clients,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, limit=2**24,
+        )  # fmt: skip
+        try:
+            yield App(process)
+        finally:
+            process.kill()
+            await process.wait()
+
+    return start
+
+
+@pytest.fixture
+async def chat(ann: Broker, programs: Any, fresh: Callable[[str], str]) -> str:
+    """A chat with an agent."""
+    name, agent = fresh("chat"), fresh("agent")
+    programs.agent(agent, ANSWER)
+    await ann.session(name).create(agents=[agent])
+    return name
+
+
+def text_of(message: dict[str, Any], kind: str = "text") -> str:
+    return "".join(part["text"] for part in message["parts"] if part["type"] == kind)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_an_unmodified_app_shows_an_answer_with_its_parts(app: Any, chat: str, version: str) -> None:
+    """Text, reasoning, tool call, source, data, who said it, and the usage."""
+    async with app(version, chat) as tab:
+        shown = await tab.do("send", "hello")
+
+    user, answer = shown["messages"]
+    tool = next(part for part in answer["parts"] if part["type"] == "dynamic-tool")
+    assert (shown["status"], shown.get("error")) == ("ready", None)
+    assert (text_of(user), text_of(answer), text_of(answer, "reasoning")) == ("hello", WHOLE, "thinking ")
+    assert (tool["state"], tool["input"], tool["output"]) == ("output-available", {"q": "hello"}, ["found"])
+    assert {part["type"] for part in answer["parts"]} >= {"source-url", "data-score", "data-agent"}
+    assert answer["metadata"]["durable"]["usage"] == {"output_tokens": 60}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_reloaded_page_shows_the_answer_in_the_making_and_its_end(
+    app: Any, gateway: Any, chat: str, version: str
+) -> None:
+    """The first tab is gone in the middle; history and stream together are the whole conversation, once."""
+    url = f"http://127.0.0.1:{gateway.port}/api/chat/{chat}/messages"
+    async with app(version, chat) as first:
+        first.begin("begin", "send", "hello")
+        while not text_of(((await first.do("show"))["messages"] or [{"parts": []}])[-1]).startswith("w0 w1 "):
+            pass
+    async with app(version, chat) as second:
+        loaded = await second.do("load", url)
+        shown = await second.do("resume")
+        again = await second.do("resume")
+    async with app(version, chat) as late:
+        late_shown = await late.do("load", url)
+
+    assert [message["role"] for message in loaded["messages"]] == ["user"]
+    assert [text_of(message) for message in shown["messages"]] == ["hello", WHOLE]
+    assert [text_of(message) for message in again["messages"]] == ["hello", WHOLE]
+    assert [text_of(message) for message in late_shown["messages"]] == ["hello", WHOLE]
+    assert shown["messages"][1]["id"] == late_shown["messages"][1]["id"]
+
+
+@pytest.mark.parametrize("version", ["ai5", "ai6", "ai7"])
+async def test_a_stop_on_one_device_ends_the_answer_on_the_other(
+    app: Any, gateway: Any, ann: Broker, chat: str, version: str
+) -> None:
+    """The other tab gets its end, and the metadata say why; a closed tab has cancelled nothing."""
+    async with app(version, chat) as tab:
+        tab.begin("begin", "send", "hello")
+        while not text_of(((await tab.do("show"))["messages"] or [{"parts": []}])[-1]).startswith("w0 w1 "):
+            pass
+        stopped = await gateway.http.post(f"/api/chat/{chat}/stop")
+        done = await tab.line()
+        shown = await tab.do("show")
+
+    assert stopped.status_code == 202
+    assert done == {"done": "send"}
+    assert shown["status"] == "ready"
+    assert shown["messages"][1]["metadata"]["durable"]["outcome"] == "cancelled"
+    assert text_of(shown["messages"][1]) != WHOLE
+
+
+async def test_concurrent_agents_come_as_parts_of_one_message_grouped_by_agent(
+    app: Any, ann: Broker, programs: Any, fresh: Callable[[str], str]
+) -> None:
+    """Their texts interleave on the wire and stay apart on the screen."""
+    names = [fresh("one"), fresh("two"), fresh("three")]
+    for name in names:
+        programs.agent(
+            name, f'for n in range(30):\n    await run.text(f"{name[:3]}{{n}} ")\n    await asyncio.sleep(0.01)'
+        )
+    chat = fresh("chat")
+    await ann.session(chat).create(agents=names)
+    async with app("ai5", chat) as tab:
+        shown = await tab.do("send", "hello")
+
+    parts = shown["messages"][1]["parts"]
+    texts = {part["providerMetadata"]["durable"]["agent"]: part["text"] for part in parts if part["type"] == "text"}
+    assert texts == {name: "".join(f"{name[:3]}{n} " for n in range(30)) for name in names}
+    assert {part["data"]["agent"] for part in parts if part["type"] == "data-agent"} == set(names)
+    assert {part["data"]["status"] for part in parts if part["type"] == "data-agent"} == {"done"}
+
+
+async def test_a_stream_goes_on_exactly_behind_any_frame_at_any_gateway(
+    serve: Any, ann: Broker, chat: str, eventually: Any
+) -> None:
+    """Whatever `id:` a client has last, the rest completes the text: also when the run has finished meanwhile."""
+    async with serve() as one, serve() as two:
+        body = {"id": chat, "messages": [{"id": "m1", "role": "user", "parts": [{"type": "text", "text": "hello"}]}]}
+        async with one.http.stream("POST", "/api/chat", json=body) as answer:
+            place = answer.headers["x-stream-url"]
+            lines = [line async for line in answer.aiter_lines()]
+        frames = [
+            (lines[i][4:], json.loads(lines[i + 1][6:])) for i in range(len(lines) - 1) if lines[i].startswith("id: ")
+        ]
+        texts = []
+        for count in range(1, len(frames), 7):
+            had = "".join(chunk.get("delta", "") for _, chunk in frames[:count] if chunk["type"] == "text-delta")
+            rest = await two.http.get(place, headers={"last-event-id": frames[count - 1][0]})
+            chunks = [json.loads(line[6:]) for line in rest.text.splitlines() if line.startswith("data: {")]
+            texts.append(had + "".join(chunk["delta"] for chunk in chunks if chunk["type"] == "text-delta"))
+            assert chunks[-1]["type"] == "finish"
+
+    assert len(texts) > 5
+    assert set(texts) == {WHOLE}
+
+
+async def test_what_cannot_be_a_chat_is_refused_clearly(gateway: Any, fresh: Callable[[str], str]) -> None:
+    """Malformed messages, wrong profiles, unknown chats."""
+    user = {"id": "m", "role": "user", "parts": [{"type": "text", "text": "x"}]}
+    chat = fresh("chat")
+
+    async def status(body: Any, query: str = "") -> tuple[int, str]:
+        answer = await gateway.http.post(f"/api/chat{query}", json=body)
+        return answer.status_code, answer.json()["detail"]
+
+    assert (await status({"id": chat, "messages": []}))[0] == 400
+    assert (await status({"id": chat, "messages": [{"role": "user"}]}))[1].startswith(
+        "messages: the last one has no list"
+    )
+    assert (await status({"id": chat, "messages": [{"role": "user", "parts": [{"type": "text"}]}]}))[0] == 400
+    assert (await status({"id": chat, "messages": [{"role": "assistant", "parts": []}]}))[0] == 400
+    assert (await status({"id": "a b", "messages": [user]}))[0] == 400
+    assert (await status({"id": chat, "messages": [user]}, "?ai_sdk=4"))[1].startswith("ai_sdk='4'")
+    assert (await gateway.http.get(f"/api/chat/{chat}-unknown/stream")).status_code == 404
+    assert (await gateway.http.post(f"/api/chat/{chat}-unknown/stop")).status_code == 404
