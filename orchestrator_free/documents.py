@@ -177,6 +177,7 @@ class StateView(_Document):
     value: Any
     by: str
     revision: int = Field(description="sequence of the event that set it; expect it to change the value")
+    time: str
 
 
 class OutcomeView(_Document):

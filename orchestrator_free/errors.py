@@ -6,9 +6,11 @@ OrchestratorFreeError
 │   ├── InvalidPosition                 not a position of any log
 │   ├── InvalidEvent                    a payload that is no event
 │   ├── InvalidAnswer                   a value that an ask does not take
+│   ├── InvalidPatch                    not a JSON Patch
 │   └── TooLarge                        beyond a size limit; says which
 ├── SessionNotFound (LookupError)       the session has no event in the log
 ├── SessionExists                       created twice
+├── PatchFailed                         a patch does not apply to the value that is there; nothing was changed
 ├── FloorRefused                        the floor does not stand so that this step could be taken
 │   └── FloorForbidden                  this step is somebody else's
 ├── RunFinished                         a run was written to after its end
@@ -58,6 +60,10 @@ class InvalidAnswer(InvalidInput):
     """A value that an ask does not take."""
 
 
+class InvalidPatch(InvalidInput):
+    """Not a JSON Patch (RFC 6902)."""
+
+
 class TooLarge(InvalidInput):
     """A value beyond a size limit."""
 
@@ -84,6 +90,10 @@ class FloorRefused(OrchestratorFreeError):  # noqa: N818
 
 class FloorForbidden(FloorRefused):
     """This step is for somebody else to take."""
+
+
+class PatchFailed(OrchestratorFreeError):  # noqa: N818
+    """A patch does not apply to the value that is there, or there is none; nothing was changed."""
 
 
 class RunFinished(OrchestratorFreeError):  # noqa: N818

@@ -29,9 +29,11 @@ from orchestrator_free.floor import Floor
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.follower import Follower
 from orchestrator_free.jetstream import PullConsumer
+from orchestrator_free.ledger import tool_calls
 from orchestrator_free.members import Watcher
 from orchestrator_free.presence import Presence
 from orchestrator_free.reader import Reader
+from orchestrator_free.state import State
 from orchestrator_free.subjects import ROOT, Position, address, check_name, run_id, session_filter
 from orchestrator_free.subscription import Delivery, Start, deliveries, durable_config
 from orchestrator_free.vocabulary import validate
@@ -71,6 +73,7 @@ class Session:
         self.presence = Presence(self, broker.log, broker.member)
         self.floor = Floor(self)
         self.asks = Asks(self)
+        self.state = State(self)
 
     def _subject(self, kind: str, *, target: str = "", id: str = "") -> str:
         return str(address(self.shard, self.id, self._broker.member, kind, target=target, id=id))
@@ -282,6 +285,11 @@ class Session:
     async def brief(self) -> dict[str, Any]:
         """Return what somebody who takes over has to know; see `orchestrator_free.brief`."""
         return brief(await self.view())
+
+    async def tools(self, **filters: Any) -> list[View]:
+        """Return the ledger of tool calls, running ones up to now; filters as of `ledger.tool_calls`."""
+        now = (await self._log.clock()).isoformat()
+        return tool_calls(await self.view(), now=now, **filters)
 
     async def follow(
         self,

@@ -821,7 +821,7 @@ def test_the_session_shows_its_title_agents_inputs_and_state() -> None:
     entry = {"input": "I", "from": "ann", "to": "a", "text": "Hello", "data": {"x": 1}, "parent": None,
              "replayed": False, "note": False, "whisper": False, "time": at(2), "sequence": 2}  # fmt: skip
     assert view["inputs"] == [entry, entry | {"to": "b", "time": at(3), "sequence": 3}]
-    assert view["state"] == {"k": {"value": [2], "by": "bob", "revision": 5}}
+    assert view["state"] == {"k": {"value": [2], "by": "bob", "revision": 5, "time": at(5)}}
     assert (view["session"], view["position"]) == ("s1", "ab12cd34-0")
 
 

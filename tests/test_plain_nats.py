@@ -213,7 +213,7 @@ async def test_a_change_of_state_expects_the_last_one_over_all_members(
 
     state = (await ann.session(session).view())["state"]
     assert refused.value.description == f"wrong last sequence: {second}"
-    assert state == {"plan": {"value": 2, "by": "bob", "revision": second}}
+    assert state["plan"].items() >= {"value": 2, "by": "bob", "revision": second}.items()
 
 
 async def test_a_run_written_by_hand_is_folded_by_the_library(

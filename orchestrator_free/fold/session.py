@@ -249,7 +249,9 @@ def _apply_state(fold: Fold, event: Event) -> bool:
     where, body = event.address, event.body
     match body["type"]:
         case "state.set":
-            fold.state[where.id] = {"value": body.get("value"), "by": where.member, "revision": event.sequence}
+            fold.state[where.id] = {
+                "value": body.get("value"), "by": where.member, "revision": event.sequence, "time": event.time,
+            }  # fmt: skip
         case "state.deleted":
             fold.state.pop(where.id, None)
         case _:
