@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from orchestrator_free.subjects import ALL, AT, DUE, LIVE, ROOT, check_name, input_filters
+from orchestrator_free.subjects import ALL, AT, DUE, KINDS, LIVE, ROOT, check_name, input_filters
 
 #: what must agree between every process and the broker; the rest of a stream's settings is the operator's
 STRUCTURE: Final = (
@@ -150,6 +151,31 @@ def service_consumer(shard: int, member: str) -> dict[str, Any]:
     }
 
 
+def notifier_consumer(shard: int, member: str, kinds: Iterable[str], start: str) -> dict[str, Any]:
+    """Return the consumer with which a notifier hears of what it may have to tell people.
+
+    Args:
+        shard: which stream.
+        member: the notifier's name; all its instances share the consumer.
+        kinds: of entities.
+        start: RFC 3339: where a new one begins.
+    """
+    own = f"{ROOT}.{shard}.*.{member}.notice.*"
+    entities = (f"{ROOT}.{shard}.*.*.{'.'.join([kind, *('*' for _ in KINDS[kind])])}" for kind in sorted(set(kinds)))
+    return {
+        "durable_name": service_consumer_name(check_name("member", member)),
+        "description": f"notifications of {member}",
+        "filter_subjects": [*entities, own],
+        "ack_policy": "explicit",
+        "ack_wait": SERVICE_ACK_WAIT_SECONDS * _SECOND,
+        "deliver_policy": "by_start_time",
+        "opt_start_time": start,
+        "replay_policy": "instant",
+        "max_deliver": -1,
+        "max_ack_pending": 10_000,
+    }
+
+
 def presence_stream() -> dict[str, Any]:
     """Return the stream behind the presence bucket: in memory, entries live for a few seconds."""
     return {
@@ -265,7 +291,9 @@ _READ: Final = (
 
 #: says that a shard has another leader; what the one before had not republished is only in the log
 LEADER_ELECTED: Final = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{stream}"
-_HEAR: Final = ("_INBOX.{member}.>", f"{LIVE}{ROOT}.>")
+_HEAR: Final = ("_INBOX.{member}.>", f"{LIVE}{ROOT}.>", f"$KV.{PRESENCE_BUCKET}.>")
+#: who looks at a session speaks for itself only: readers take the member from the key
+_LOOK: Final = f"$KV.{PRESENCE_BUCKET}.watch.*.{{member}}.*"
 
 
 def _consumer(name: str) -> tuple[str, ...]:
@@ -282,9 +310,10 @@ def _consumer(name: str) -> tuple[str, ...]:
 
 
 _WRITE_OBJECTS: Final = (f"$O.{OBJECT_BUCKET}.C.*", f"$O.{OBJECT_BUCKET}.M.*")
-#: what a member may say that does work; not `meta` (which renames and deletes sessions), not `presence`
+#: what a member may say that does work; not `meta` (which renames and deletes sessions)
 _WORKING_KINDS: Final = (
     "run.*", "in.*.*", "ctl.*.*", "outcome.*", "state.*", "ask.*", "answer.*", "stage.*.*", "lease.*", "floor",
+    "presence",
 )  # fmt: skip
 
 ROLES: Final[dict[str, Role]] = {
@@ -319,6 +348,7 @@ ROLES: Final[dict[str, Role]] = {
             *(f"{ROOT}.*.*.{{member}}.{kind}" for kind in _WORKING_KINDS),
             *(f"{AT}{ROOT}.*.*.{{member}}.{kind}" for kind in ("stage.*.*", "lease.*")),
             f"$KV.{PRESENCE_BUCKET}.agent.{{member}}.*",
+            _LOOK,
             *_READ,
             *_consumer(agent_consumer_name("{member}")),
             *_consumer(control_consumer_name("{member}")),
@@ -329,12 +359,17 @@ ROLES: Final[dict[str, Role]] = {
     ),
     "service": Role(
         about="A service that follows all sessions with a durable consumer of its own; publishes no event.",
-        publish=(*_READ, *_consumer(service_consumer_name("{member}"))),
+        publish=(_LOOK, *_READ, *_consumer(service_consumer_name("{member}"))),
+        subscribe=(*_HEAR, LEADER_ELECTED),
+    ),
+    "notifier": Role(
+        about="Tells people by webhook what happened while nobody was watching; writes down what reached nobody.",
+        publish=(f"{ROOT}.*.*.{{member}}.notice.*", *_READ, *_consumer(service_consumer_name("{member}"))),
         subscribe=(*_HEAR, LEADER_ELECTED),
     ),
     "observer": Role(
         about="Reads all sessions, live and from the log; keeps no position at the broker, publishes no event.",
-        publish=_READ,
+        publish=(_LOOK, *_READ),
         subscribe=(*_HEAR, LEADER_ELECTED),
     ),
 }

@@ -24,6 +24,7 @@ from orchestrator_free.errors import BrokerError, Conflict, InvalidEvent
 from orchestrator_free.events import decode, encode
 from orchestrator_free.jetstream import Message
 from orchestrator_free.lag import LagRow, agent_of, lag_table, living_replicas, seconds_between
+from orchestrator_free.members import excuse_of, watchers_of
 from orchestrator_free.metrics import Metrics, serve_lag
 from orchestrator_free.subjects import ALL, ROOT, Address, address, input_filters, parse, run_id
 
@@ -291,16 +292,18 @@ class Monitor:
         kind = _kind(last)
         if last is not None and kind == "run" and seconds_between(last.time, now) < self.settings.offline_after_seconds:
             return False  # it writes, so it lives, whatever the presence says
-        if reason == NEVER and kind not in ("", "run", "presence"):
+        told = last is not None and kind == "presence" and _type(last.payload) == "agent.offline"
+        if reason == NEVER and not told and kind not in ("", "run"):
             return True  # a person, or a service: it writes here, and does no runs
-        said = last.sequence if last is not None and kind == "presence" else 0
+        said = last.sequence if last is not None and told else 0
         if all(one.sequence < said for one in owed):
             return True
         owed = await self._still_owed(session, agent, owed)
         if all(one.sequence < said for one in owed):
             return True
         subject = str(address(shard, session, agent, "presence"))
-        body = encode({"type": "agent.offline", "reason": reason})
+        before = await self._log.last(shard, subject)
+        body = encode({"type": "agent.offline", "reason": reason} | excuse_of(before.payload if before else b""))
         try:
             await self._log.wire.publish(
                 subject, body, expect=last.sequence if last else 0, expect_filter=everything, rollup=True,
@@ -334,7 +337,7 @@ class Monitor:
         due = [key for key, owed in stream.waiting.items() if seconds_between(owed[0].time, stream.now) >= age]
         if not due:
             return
-        people = {key.split(".")[1] for key, _ in await self._log.present("client")}
+        people = {watcher.member for watcher in watchers_of(await self._log.present("watch"))}
         before = self.published
         for session, target in due[: self.settings.inputs_per_tick]:
             if await self._tell_strangers(session, target, {*known, *people}, stream):

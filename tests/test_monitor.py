@@ -298,7 +298,7 @@ async def test_a_person_who_is_asked_is_no_missing_agent(ann: Broker) -> None:
 
     session = ann.session("s1")
     await session.create()
-    await ann.log.announce("client.bob.tab1", b"{}")
+    await ann.log.announce("watch.s1.bob.tab1", b'{"device": "tab1"}')
     await session.send("a question", to=["ann", "bob", "carl"])
     monitor = Monitor(ann, settings=AT_ONCE)
     await monitor.tick()

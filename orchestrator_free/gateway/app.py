@@ -17,14 +17,16 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from orchestrator_free.broker import Broker
-from orchestrator_free.errors import SessionNotFound
+from orchestrator_free.errors import InvalidInput, SessionNotFound
 from orchestrator_free.gateway.bodies import NewInput, NewSession, json_answer, number, read_body, repeat_id
+from orchestrator_free.gateway.branches import Branches, send_placed
 from orchestrator_free.gateway.chat import Chat
 from orchestrator_free.gateway.controls import Controls
 from orchestrator_free.gateway.feed import open_feed
 from orchestrator_free.gateway.floor import Floors
 from orchestrator_free.gateway.hub import Hub
 from orchestrator_free.gateway.openapi import DOCS_PAGE, openapi
+from orchestrator_free.gateway.presence import PresenceRoutes
 from orchestrator_free.gateway.problems import HANDLERS
 from orchestrator_free.gateway.resource import Resource
 from orchestrator_free.gateway.settings import GatewaySettings
@@ -33,7 +35,7 @@ from orchestrator_free.session import Session
 from orchestrator_free.subjects import check_name
 
 #: what a session has beside inputs and events; each describes itself
-_RESOURCES: Final[tuple[type[Resource], ...]] = (Controls, Floors, Chat)
+_RESOURCES: Final[tuple[type[Resource], ...]] = (Controls, Floors, Branches, Chat, PresenceRoutes)
 
 
 class Gateway:
@@ -121,12 +123,19 @@ class Gateway:
         """Append an input."""
         body = await read_body(request, NewInput)
         session = self._session(request, body.sender)
-        for target in [body.to] if isinstance(body.to, str) else body.to:
+        for target in [body.to] if isinstance(body.to, str) else body.to or []:
             check_name("to", target)  # all of them before any is sent
+        placed = body.edits or body.again or body.after
+        if body.to is None and not placed:
+            raise InvalidInput("to: Field required; /docs shows the fields")
         if self.hub.hot(session.id) is None and not await session.exists():
             raise SessionNotFound(session.id)
         key = repeat_id(request.headers.get("idempotency-key"), body.id)
-        sent = await session.send(body.text, to=body.to, data=body.data, id=key, whisper=body.whisper, note=body.note)
+        if placed:
+            sent = await send_placed(session, body, key)
+        else:
+            more = {"data": body.data, "id": key, "whisper": body.whisper, "note": body.note}
+            sent = await session.send(body.text, to=body.to or (), **more)
         self.metrics.inputs.inc()
         answer = {"input": sent.input, "run": sent.run, "position": str(sent.position)}
         return json_answer(answer, 200 if sent.repeated else 202)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator_free.gateway.frames import Selection
@@ -12,19 +13,38 @@ if TYPE_CHECKING:
     from orchestrator_free.gateway.channel import Channel
 
 
+@dataclass(slots=True, eq=False)
+class Visit:
+    """Who looks at a session through a feed.
+
+    Attributes:
+        listed: others may know.
+        follows: it is told who is there.
+        informed: it has been told all that there was to tell.
+    """
+
+    member: str
+    device: str
+    listed: bool = True
+    follows: bool = False
+    informed: bool = False
+
+
 class Client:
     """A feed of a session: where it stands and what it wants. Handles its connection's callbacks.
 
     Attributes:
         cursor: everything up to this sequence was written; -1 for a client of the crowd, which has everything.
         reading: brings what is older than the memory, at most one at a time.
+        visit: who looks, and what it wants to know of the others.
     """
 
-    __slots__ = ("channel", "cursor", "feed", "reading", "selection", "until_idle")
+    __slots__ = ("channel", "cursor", "feed", "reading", "selection", "until_idle", "visit")
 
-    def __init__(self, channel: Channel, selection: Selection, *, until_idle: bool) -> None:
+    def __init__(self, channel: Channel, selection: Selection, visit: Visit, *, until_idle: bool) -> None:
         self.channel = channel
         self.selection = selection
+        self.visit = visit
         self.until_idle = until_idle
         self.cursor = -1
         self.feed: Feed | None = None

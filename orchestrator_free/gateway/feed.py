@@ -7,6 +7,7 @@ from typing import Final
 from starlette.requests import Request
 
 from orchestrator_free.errors import InvalidInput, PositionLost
+from orchestrator_free.gateway.attendance import visit_of
 from orchestrator_free.gateway.channel import Channel
 from orchestrator_free.gateway.client import Client
 from orchestrator_free.gateway.fallback import FeedResponse
@@ -36,11 +37,12 @@ async def open_feed(request: Request, hub: Hub) -> FeedResponse:
     after = _after(request)
     until_idle = _flag("until", query.get("until"), "idle")
     snapshot = _flag("snapshot", query.get("snapshot"), "1")
+    visit = visit_of(query)
     channel = await hub.channel(request.path_params["session"])
     if until_idle and hub.broker.log.wire.connected.is_set():
         await channel.reach()  # an input that was just sent elsewhere is no rest
     start, begin = await _beginning(channel, after, selection, hub, snapshot=snapshot)
-    client = Client(channel, selection, until_idle=until_idle)
+    client = Client(channel, selection, visit, until_idle=until_idle)
 
     def opened(feed: Feed) -> None:
         feed.send((_RETRY if form == "sse" else b"") + begin)

@@ -8,6 +8,7 @@ import structlog
 
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import OrchestratorFreeError, PositionLost
+from orchestrator_free.gateway.attendance import Attendance
 from orchestrator_free.gateway.channel import Channel
 from orchestrator_free.gateway.settings import GatewaySettings
 from orchestrator_free.metrics import GatewayMetrics
@@ -22,6 +23,7 @@ class Hub:
         self.broker = broker
         self.metrics = metrics
         self.settings = settings
+        self.attendance = Attendance(broker.log)
         self._channels: dict[str, Channel] = {}
         self._opening: dict[str, asyncio.Task[Channel]] = {}
         self._moves: set[asyncio.Task[None]] = set()
@@ -46,7 +48,9 @@ class Hub:
 
     async def _open(self, session: str) -> Channel:
         broker = self.broker
-        channel = Channel(broker.log, broker.objects, session, self.metrics, self.settings, self._on_lost)
+        channel = Channel(
+            broker.log, broker.objects, session, self.metrics, self.settings, self._on_lost, self.attendance
+        )
         await channel.open()
         self.metrics.catch_up_events.observe(len(channel.tail))
         self._channels[session] = channel
@@ -83,14 +87,18 @@ class Hub:
         """Keep house until cancelled: heartbeats, stuck clients, sessions nobody looks at."""
         loop = asyncio.get_running_loop()
         beaten = loop.time()
-        while True:
-            await asyncio.sleep(self.settings.sweep_seconds)
-            try:
-                beat = loop.time() >= beaten + self.settings.heartbeat_seconds
-                beaten = loop.time() if beat else beaten
-                self._sweep(beat=beat)
-            except Exception:
-                _log.exception("sweep failed")
+        telling = asyncio.create_task(self.attendance.run(), name="attendance")
+        try:
+            while True:
+                await asyncio.sleep(self.settings.sweep_seconds)
+                try:
+                    beat = loop.time() >= beaten + self.settings.heartbeat_seconds
+                    beaten = loop.time() if beat else beaten
+                    self._sweep(beat=beat)
+                except Exception:
+                    _log.exception("sweep failed")
+        finally:
+            telling.cancel()
 
     def _sweep(self, *, beat: bool) -> None:
         now = asyncio.get_running_loop().time()
@@ -113,3 +121,4 @@ class Hub:
         for channel in self._channels.values():
             channel.close()
         self._channels.clear()
+        self.attendance.close()

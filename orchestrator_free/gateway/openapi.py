@@ -49,6 +49,9 @@ _FEED_QUERY: Final = [
     query("kinds", "comma-separated: only these kinds of entity, e.g. run,in"),
     query("snapshot", "1: first an event `snapshot` with the folded view, then what comes after it", enum=["0", "1"]),
     query("until", "idle: end when nothing is open or waiting", enum=["idle"]),
+    query("member", "who looks; `user` if absent"),
+    query("device", "with what; made up if absent"),
+    query("presence", "follow: events `presence` tell who is there; 0: do not show me to others; both: 0,follow"),
 ]
 
 

@@ -44,7 +44,8 @@ class Limits:
         buffer_bytes: above it a feed is `paused`; it resumes below a quarter of it.
         overrun_bytes: sends to a paused feed beyond it end the feed.
         kernel_bytes: unsent bytes the kernel may hold for a client, so that a slow one is seen early.
-        unacked_seconds: a peer that acknowledges nothing for so long is gone (dead phone, stopped reader).
+        unacked_seconds: a peer that acknowledges nothing for so long is gone (dead phone, stopped reader); the kernel
+            asks silent ones, so that somebody who is gone is not shown as present for longer than that.
         incoming_bytes: what a client may send after its request; ignored, but beyond it the feed ends.
         head_bytes: size of a request's head.
         request_seconds: time for a request's head; and how long its body may progress by less than
@@ -54,7 +55,7 @@ class Limits:
     buffer_bytes: int = 256 * 1024
     overrun_bytes: int = 4 * 1024 * 1024
     kernel_bytes: int = 128 * 1024
-    unacked_seconds: float = 30.0
+    unacked_seconds: float = 10.0
     incoming_bytes: int = 64 * 1024
     head_bytes: int = 64 * 1024
     request_seconds: float = 10.0
@@ -212,6 +213,9 @@ def tune(transport: asyncio.BaseTransport, limits: Limits) -> None:
             sock.setsockopt(
                 socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
             )  # asyncio does so only where it made the listener
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(limits.unacked_seconds * 0.4)))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(limits.unacked_seconds * 0.3)))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.unacked_seconds * 1000))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.kernel_bytes)
 

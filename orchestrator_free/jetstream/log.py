@@ -363,9 +363,27 @@ class Log:
         """Remove a presence entry at once: an empty entry takes its place until it vanishes, too."""
         await self.wire.publish(f"$KV.{contract.PRESENCE_BUCKET}.{key}", b"", deadline=2.0)
 
+    def renew(self, key: str, payload: bytes) -> None:
+        """Write a presence entry without waiting for the broker: for those that are written again soon anyway."""
+        self.wire.send(f"$KV.{contract.PRESENCE_BUCKET}.{key}", payload)
+
+    def hear_presence(self, prefix: str, handler: Callable[[str, bytes], None]) -> Callable[[], None]:
+        """Call `handler(key, payload)` for every presence entry that is written below a prefix; return what ends that.
+
+        An empty payload is one that leaves; that an entry is not written any more is heard of by nobody.
+        """
+        head = f"$KV.{contract.PRESENCE_BUCKET}."
+
+        def take(subject: str, reply: str, payload: bytes, header: bytes) -> None:
+            if b"\r\nNats-Subject: " not in header:  # the broker's answer to somebody is no entry
+                handler(subject.removeprefix(head), payload)
+
+        return self.wire.subscribe(f"{head}{prefix}.>", take)
+
     async def present(self, prefix: str) -> Iterable[tuple[str, bytes]]:
         """Return (key, payload) of every live presence entry below a prefix."""
         head = f"$KV.{contract.PRESENCE_BUCKET}."
         stream = f"KV_{contract.PRESENCE_BUCKET}"
         messages, _, _ = await self._direct(stream, {"seq": 1, "batch": 100_000, "next_by_subj": f"{head}{prefix}.>"})
-        return [(message.subject.removeprefix(head), message.payload) for message in messages if message.payload]
+        found = (message for message in messages if message.payload and not message.copied)
+        return [(message.subject.removeprefix(head), message.payload) for message in found]
