@@ -18,10 +18,12 @@ from typing import Any
 import structlog
 
 from orchestrator_free import loop
+from orchestrator_free.attempts import AgentSettings, Handler
 from orchestrator_free.broker import DEFAULT_URL, Broker, connect
 from orchestrator_free.errors import BrokerUnreachable
+from orchestrator_free.overlap import check_policy
 from orchestrator_free.subjects import ALL, check_name
-from orchestrator_free.worker import AgentSettings, Handler, Worker
+from orchestrator_free.worker import Worker
 
 _log = structlog.get_logger("orchestrator_free.agent")
 
@@ -38,6 +40,7 @@ class Agent:
         if name == ALL:
             raise ValueError(f"an agent cannot be called {ALL!r}: that addresses everybody")
         self.settings = AgentSettings(**settings)
+        check_policy(self.settings.overlap)
         self._handler: Handler | None = None
 
     def __call__(self, handler: Handler) -> Handler:

@@ -45,6 +45,7 @@ class ActiveRun:
         stop: the control that ends it, once there is one.
         going: cleared while it is paused.
         steers: what the handler has not looked at yet.
+        heard: steers that have come, so that one that comes again is not taken twice.
     """
 
     owner: Obedience
@@ -55,6 +56,8 @@ class ActiveRun:
     stop: Event | None = None
     going: asyncio.Event = field(default_factory=asyncio.Event)
     steers: deque[Event] = field(default_factory=deque)
+    heard: set[str] = field(default_factory=set)
+    _on_end: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
         self.going.set()
@@ -67,11 +70,26 @@ class ActiveRun:
             await self.owner.say(taken[-1], "applied", runs=[self.run])
         return taken
 
+    def steer(self, control: Event) -> None:
+        """Keep a steer until the handler looks."""
+        key = f"{control.member}/{control.id}"
+        if key not in self.heard:
+            self.heard.add(key)
+            self.steers.append(control)
+
+    def on_end(self, call: Callable[[], None] | None) -> None:
+        """Have something called when a control ends the run before it has begun, at once if one has."""
+        self._on_end = call
+        if call is not None and self.stop is not None:
+            call()
+
     def end(self, control: Event) -> None:
         """Stop the handler; its clean-up runs."""
         if self.stop is None:
             self.stop = control
             self.going.set()
+            if self._on_end is not None:
+                self._on_end()
             if self.task is not None:
                 self.task.cancel()
 
@@ -166,7 +184,7 @@ class Obedience:
         for active in runs:
             match control.type:
                 case "steer":
-                    active.steers.append(control)
+                    active.steer(control)
                 case "pause":
                     active.going.clear()
                 case "resume":
@@ -219,13 +237,13 @@ class Obedience:
                 continue
             child = run_id(self._agent, event.id)
             body = {"type": "cancel", "run": child, "children": True, "reason": f"with run {run}"}
-            await session.append_once("ctl", event.address.target, _derived(control.id, child), body)
+            await session.append_once("ctl", event.address.target, derived(control.id, child), body)
 
     async def _begin_instead(self, control: Event, session: Session, run: str) -> None:
         body = {"type": "input", "text": control.body["text"], "redirects": {"agent": self._agent, "run": run}}
         if control.body.get("data") is not None:
             body["data"] = control.body["data"]
-        await session.append_once("in", self._agent, _derived(control.id, run), body)
+        await session.append_once("in", self._agent, derived(control.id, run), body)
 
     # -- whatever was missed ------------------------------------------------------------------------------------
 
@@ -316,6 +334,6 @@ def _is_expired(control: Event) -> bool:
         return True
 
 
-def _derived(control: str, run: str) -> str:
+def derived(control: str, run: str) -> str:
     """Return an id for what follows from a control, so that doing it twice does it once."""
     return hashlib.sha256(f"{control}.{run}".encode()).hexdigest()[:24]

@@ -18,6 +18,7 @@ import orjson
 from orchestrator_free.errors import Conflict, OrchestratorFreeError, RunFenced, RunFinished
 from orchestrator_free.events import Body, encode
 from orchestrator_free.fold import RunFold
+from orchestrator_free.fold.run import ending
 from orchestrator_free.jetstream import Objects, Wire
 from orchestrator_free.jetstream.objects import object_name
 from orchestrator_free.vocabulary import validate
@@ -71,6 +72,8 @@ class RunWriter:
     Attributes:
         fold: what was written so far, folded.
         first_write: loop time of the attempt's first output, None before.
+        last_write: the same of its latest output, or of its beginning.
+        stalled: whether it was said that it writes nothing.
     """
 
     def __init__(self, wire: Wire, subject: str, fold: RunFold, *, last: int) -> None:
@@ -86,6 +89,8 @@ class RunWriter:
         self._ended = False
         self.fold = fold
         self.first_write: float | None = None
+        self.last_write = perf_counter()
+        self.stalled = False
 
     async def start(self, attempt: int, source: str, parent: Any, replica: str, *, whisper: bool = False) -> None:
         """Begin an attempt: from its position on, earlier attempts' output no longer counts.
@@ -119,12 +124,25 @@ class RunWriter:
         waiting = _Waiting(body)
         if self.first_write is None:
             self.first_write = perf_counter()  # uvloop's own clock ticks in milliseconds
+        self.last_write = perf_counter()
+        self.stalled = False
         self._append(waiting)
         if self._ahead > _AHEAD:
             self._room.clear()
             await self._room.wait()
         else:
             await asyncio.sleep(0)  # let what is ready to leave, leave: a handler need not await anything else
+
+    async def stall(self, seconds: float) -> None:
+        """Say that the handler writes nothing; nothing is said while something is under way to the broker.
+
+        Raises:
+            RunFinished, RunFenced, BrokerError: as `write`.
+        """
+        if self._task is None:
+            first = self.first_write
+            await self.write({"type": "run.stalled", "seconds": seconds})
+            self.first_write, self.stalled = first, True
 
     def _append(self, waiting: _Waiting) -> None:
         """Queue an event; a delta is merged into a waiting one of its part, unless something else was written since."""
@@ -182,15 +200,25 @@ class RunWriter:
         """Whether another attempt owns the run."""
         return isinstance(self._error, RunFenced)
 
-    async def finish(self, status: str, error: str | None, objects: Objects, session: str, *, compact: bool) -> None:
+    async def finish(
+        self, status: str, error: str | None, objects: Objects, session: str, *, into: Any = None, compact: bool
+    ) -> None:
         """End the run with one self-contained event that replaces its deltas.
+
+        Args:
+            status: how.
+            error: why, if that has to be said.
+            objects: where a large run goes.
+            session: whose it is.
+            into: the run that took its input as a steer.
+            compact: whether it replaces them.
 
         Raises:
             RunFenced: another attempt owns the run.
         """
         self._ended = True
         await self.drained()
-        body = finished(self.fold, status, error)
+        body = finished(self.fold, status, error) | ({} if into is None else {"into": into})
         payload = encode(body)
         if len(payload) > min(INLINE_LIMIT, self.limit):
             payload = encode(await outsource(body, session, objects))
@@ -203,16 +231,7 @@ class RunWriter:
 
 def finished(fold: RunFold, status: str, error: str | None) -> Body:
     """Return the self-contained end of a run; tool calls still open end as errors."""
-    for part in list(fold.parts.values()):
-        if part.get("type") == "tool" and part.get("status") == "running":
-            fold.apply({"type": "tool.error", "call": part["call"], "error": "the run ended first"}, fold.last, now())
-    parts = [{name: value for name, value in part.items() if name != "open"} for part in fold.part_views()]
-    body: Body = {
-        "type": "run.finished", "status": status, "attempt": fold.attempt, "input": fold.input, "usage": fold.usage,
-        "parts": parts, "attempts": fold.attempts, "first": fold.first, "started": fold.started,
-    }  # fmt: skip
-    more = (("error", error), ("parent", fold.parent), ("whisper", fold.whisper or None))
-    return body | {name: value for name, value in more if value is not None}
+    return ending(fold, status, error, now())
 
 
 async def outsource(body: Body, session: str, objects: Objects) -> Body:

@@ -30,6 +30,7 @@ class AgentStats:
     def __init__(self) -> None:
         self.attempts = 0
         self.active = 0
+        self.stalled = 0
         self.statuses: dict[str, int] = {}
         self.first_token = Histogram()
         self.duration = Histogram()
@@ -44,6 +45,7 @@ class AgentStats:
         return {
             "attempts": self.attempts,
             "active": self.active,
+            "stalled": self.stalled,
             "finished": dict(self.statuses),
             "first_token": {"counts": self.first_token.counts, "sum": self.first_token.sum},
             "duration": {"counts": self.duration.counts, "sum": self.duration.sum},

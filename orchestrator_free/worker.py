@@ -7,58 +7,45 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from time import perf_counter
+from time import monotonic
 from typing import Final
 
 import orjson
 import structlog
 
 from orchestrator_free import contract
+from orchestrator_free.attempts import AgentSettings, Attempts, Handler
 from orchestrator_free.broker import Broker
-from orchestrator_free.entries import to_event
-from orchestrator_free.errors import BrokerError, Conflict, InvalidEvent, RunFenced
+from orchestrator_free.errors import BrokerError, InvalidEvent
 from orchestrator_free.events import Body, Event, decode
-from orchestrator_free.fold import RunFold
 from orchestrator_free.jetstream import Delivery, PullConsumer
 from orchestrator_free.obedience import ActiveRun, Obedience
-from orchestrator_free.run import Run, RunInput, safe_message
-from orchestrator_free.runwriter import RunWriter
-from orchestrator_free.session import Session
-from orchestrator_free.stats import AgentStats
-from orchestrator_free.subjects import ALL, Address, address, parse, run_id
+from orchestrator_free.overlap import GO, Overlap, Place
+from orchestrator_free.subjects import ALL, Address, parse, run_id
 from orchestrator_free.vocabulary import validate
 
 _log = structlog.get_logger("orchestrator_free.agent")
 
-Handler = Callable[[Run], Awaitable[None]]
 _PRESENCE_SECONDS: Final = contract.PRESENCE_TTL_SECONDS / 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentSettings:
-    """How an agent works.
-
-    Attributes:
-        concurrency: runs at once in one process, at least one per shard.
-        max_attempts: after so many attempts that ended without a result the run is `failed`.
-        ack_wait_seconds: a replica silent for this long loses its run to another.
-        grace_seconds: on SIGTERM, how long runs may go on before they are given to another replica.
-    """
-
-    concurrency: int = 16
-    max_attempts: int = 3
-    ack_wait_seconds: float = contract.ACK_WAIT_SECONDS
-    grace_seconds: float = 10.0
+#: after a process stood still: what had been sent to it meanwhile comes within this time
+_STALE_SECONDS: Final = 0.5
 
 
 @dataclass(slots=True)
 class _Hold:
-    """The delivery that a run has to acknowledge; a redelivery takes its place."""
+    """The delivery that a run has to acknowledge; a redelivery takes its place.
+
+    Attributes:
+        begun: whether its run was begun here.
+        lost: whether this process was stopped for so long that another has it.
+    """
 
     delivery: Delivery
+    begun: bool = False
+    lost: bool = False
 
 
 class Worker:
@@ -67,7 +54,6 @@ class Worker:
     def __init__(self, name: str, settings: AgentSettings, handler: Handler, broker: Broker) -> None:
         self._name = name
         self._settings = settings
-        self._handler = handler
         self._broker = broker
         self._wire = broker.log.wire
         self._runs: set[asyncio.Task[None]] = set()
@@ -75,8 +61,12 @@ class Worker:
         # Every shard's pull holds a place while it waits.
         self._free = asyncio.Semaphore(max(settings.concurrency, broker.log.shards))
         self._instance = secrets.token_hex(6)
-        self.stats = AgentStats()
+        self._since: dict[int, str] = {}
+        self._pulse = monotonic()
         self.obedience = Obedience(broker, name)
+        self.attempts = Attempts(name, settings, handler, broker, self.obedience, self._instance)
+        policy, override = settings.overlap, settings.overlap_override
+        self.overlap = Overlap(broker, name, self.obedience, self._is_meant, policy=policy, override=override)
 
     async def serve(self, ready: Callable[[], None]) -> None:
         """Work until cancelled; `ready` is called when inputs are taken."""
@@ -85,11 +75,15 @@ class Worker:
         self.obedience.listen()
         for consumer in (*consumers, *controls):
             await consumer.open()
+        self._since = {shard: consumer.created for shard, consumer in enumerate(consumers)}
         await self._announce()
         ready()
         present = asyncio.create_task(self._keep_present())
+        self._pulse = monotonic()
         try:
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._feel_pulse())
+                group.create_task(self.attempts.watch())
                 for consumer in consumers:
                     group.create_task(self._take(consumer))
                 for consumer in controls:
@@ -111,23 +105,47 @@ class Worker:
         deliveries = aiter(consumer)
         while True:
             await self._free.acquire()
-            task = asyncio.create_task(self._guarded(await anext(deliveries), consumer.created))
+            task = asyncio.create_task(self._guarded(await anext(deliveries), Place(self._free)))
             self._runs.add(task)
             task.add_done_callback(self._runs.discard)
 
-    async def _guarded(self, delivery: Delivery, since: str) -> None:
+    async def _guarded(self, delivery: Delivery, place: Place) -> None:
         try:
-            await self._work(_Hold(delivery), since)
+            if not self._was_stopped():
+                await self._work(_Hold(delivery), place)
         except BrokerError as error:
             # Not acknowledged: it is delivered again, and the next attempt sees what this one left in the log.
             _log.warning("run interrupted", agent=self._name, error=str(error))
         except Exception:
             _log.exception("run interrupted by a fault of the runtime", agent=self._name)
         finally:
-            self._free.release()
+            place.release()
+
+    async def _feel_pulse(self) -> None:
+        """Notice when this process was stopped."""
+        while True:
+            await asyncio.sleep(self._settings.ack_wait_seconds / 8)
+            self._was_stopped()
+            self._pulse = max(self._pulse, monotonic())
+
+    def _was_stopped(self) -> bool:
+        """Whether this process stood still for so long that others have what it was given and had not begun.
+
+        What waited in its connection meanwhile is left alone for a moment: begun here, it would be taken from those who
+        are at work on it. Not acknowledged, it comes again if nobody is.
+        """
+        now = monotonic()
+        if now - self._pulse > self._settings.ack_wait_seconds:
+            _log.warning("this process stood still", agent=self._name, seconds=round(now - self._pulse, 1))
+            self._pulse = now + _STALE_SECONDS
+            for hold in self._active.values():
+                hold.lost = not hold.begun
+            self.overlap.lose()
+        return now < self._pulse
 
     async def _stop(self) -> None:
         """Let runs end; give back what does not end in time, so that another replica takes it at once."""
+        self.overlap.close()
         if self._runs:
             await asyncio.wait(self._runs, timeout=self._settings.grace_seconds)
         for task in self._runs:
@@ -145,7 +163,7 @@ class Worker:
     async def _announce(self) -> None:
         about = {
             "agent": self._name, "instance": self._instance, "host": socket.gethostname(), "pid": os.getpid(),
-            "runs": len(self._runs), "stats": self.stats.snapshot(),
+            "runs": len(self._runs), "stats": self.attempts.stats.snapshot(),
         }  # fmt: skip
         await self._broker.log.announce(self._presence_key, orjson.dumps(about))
 
@@ -159,7 +177,7 @@ class Worker:
 
     # -- one input ----------------------------------------------------------------------------------------------
 
-    async def _work(self, hold: _Hold, since: str) -> None:
+    async def _work(self, hold: _Hold, place: Place) -> None:
         message = hold.delivery.message
         where = parse(message.subject)
         foreign = message.copied or not message.payload
@@ -168,7 +186,8 @@ class Worker:
             await hold.delivery.ack()
             return
         body, problem = _read_input(message.payload)
-        if body.get("replayed") or (where.target == ALL and not await self._is_meant(where, message.time, since)):
+        aside = body.get("replayed") or body.get("note")
+        if aside or (where.target == ALL and not await self._is_meant(where, message.time)):
             await hold.delivery.ack()
             return
         key = (where.session, run_id(where.member, where.id))
@@ -177,8 +196,11 @@ class Worker:
             return
         self._active[key] = hold
         beat = asyncio.create_task(self._beat(hold))
+        active = self.obedience.enter(*key, message.sequence)
+        event = Event(message.sequence, message.time, where, body)
         try:
-            if await self._attempt(hold.delivery, where, body, problem):
+            if await self._deal(hold, event, problem, active, place):
+                self.overlap.ended(*key)
                 await hold.delivery.ack()
         except asyncio.CancelledError:
             hold.delivery.again()
@@ -186,159 +208,32 @@ class Worker:
         finally:
             beat.cancel()
             del self._active[key]
+            await self.obedience.leave(active)
 
-    async def _is_meant(self, where: Address, sent: str, since: str) -> bool:
+    async def _deal(self, hold: _Hold, event: Event, problem: str, active: ActiveRun, place: Place) -> bool:
+        """Do with an input what the rules of overlap say; return whether it is dealt with."""
+        ruling = GO if problem else await self.overlap.rule(event, active, place)
+        if ruling.lost or hold.lost:
+            return False
+        if ruling.back is not None:
+            hold.delivery.again(delay_seconds=ruling.back)
+            return False
+        hold.begun = True
+        fresh = hold.delivery.attempt == 1
+        return await self.attempts.attempt(event.address, event.body, active, ruling, problem=problem, fresh=fresh)
+
+    async def _is_meant(self, where: Address, sent: str) -> bool:
         """Whether an input to everybody is for this agent too: it is named, or nobody is and it was there already."""
         agents = (await self._broker.session(where.session).meta())["agents"]
         if agents:
             return self._name in agents
-        return datetime.fromisoformat(sent) >= datetime.fromisoformat(since)
+        return datetime.fromisoformat(sent) >= datetime.fromisoformat(self._since[where.shard])
 
     async def _beat(self, hold: _Hold) -> None:
         """Tell the broker that the run lives."""
         while True:
             await asyncio.sleep(self._settings.ack_wait_seconds / 4)
             hold.delivery.in_progress()
-
-    async def _attempt(self, delivery: Delivery, where: Address, body: Body, problem: str) -> bool:
-        """Do one attempt; return whether the input is dealt with."""
-        source = _source(where, body)
-        begun = await self._begin(where, source, fresh=delivery.attempt == 1)
-        if begun is None:
-            return True
-        begun_at = perf_counter()
-        writer, spent = begun
-        self.stats.attempts += 1
-        session = self._broker.session(where.session)
-        active = self.obedience.enter(where.session, writer.fold.run, delivery.message.sequence)
-        try:
-            compact = (await session.meta())["compaction"] != "off"
-            stop = await self.obedience.standing(session, writer.fold.run, delivery.message.sequence)
-            run = Run(session, writer, source, self._broker.objects, active)
-            error: str | None
-            if stop is not None:
-                active.end(stop)
-                status, error = "cancelled", None
-            elif problem:
-                status, error = "failed", f"the input cannot be read: {problem}"
-            elif spent:
-                attempts = self._settings.max_attempts
-                status, error = "failed", f"gave up after {attempts} attempts without a result"
-            else:
-                status, error = await self._handle(run, writer, active)
-            ended = await self._end(writer, status, error, session, active, compact=compact)
-        finally:
-            await self.obedience.leave(active)
-        if ended:
-            self.stats.finished(status, perf_counter() - begun_at)
-        return ended
-
-    async def _end(
-        self, writer: RunWriter, status: str, error: str | None, session: Session, active: ActiveRun, *, compact: bool
-    ) -> bool:
-        """Write the run's end; return whether it is there."""
-        if writer.fenced:
-            return False
-        run = writer.fold.run
-        if active.stop is not None and status == "cancelled":
-            await writer.drained()
-            await self._forget_after(writer, session, active.stop)
-            error = active.stop.body.get("reason") or None
-        try:
-            await writer.finish(status, error, self._broker.objects, session.id, compact=compact)
-        except RunFenced as fenced:
-            _log.warning("run taken over", agent=self._name, run=run, reason=str(fenced))
-            return False
-        if active.stop is not None:
-            if status == "cancelled":
-                await self.obedience.ended(active.stop, run)
-            else:
-                await self.obedience.say(active.stop, "too_late", "the run had ended", [run])
-        return True
-
-    async def _forget_after(self, writer: RunWriter, session: Session, stop: Event) -> None:
-        """Keep of a cancelled run what stood in the log before the control: nobody was shown more."""
-        subject = str(address(session.shard, session.id, self._name, "run", id=writer.fold.run))
-        kept, _ = await self._earlier(session.shard, subject, writer.fold.run, before=stop.sequence)
-        whole = writer.fold
-        kept.attempt, kept.input, kept.parent = whole.attempt, whole.input, whole.parent
-        kept.first, kept.started = kept.first or whole.first, kept.started or whole.started
-        writer.fold = kept
-
-    async def _begin(self, where: Address, source: RunInput, *, fresh: bool) -> tuple[RunWriter, bool] | None:
-        """Begin the next attempt; None if the run is finished, or another replica has just begun one.
-
-        Returns:
-            The writer, and whether the attempts are used up.
-        """
-        run = run_id(where.member, where.id)
-        subject = str(address(where.shard, where.session, self._name, "run", id=run))
-        fold, last = RunFold(self._name, run), 0
-        for _ in range(3):
-            if not fresh:
-                fold, last = await self._earlier(where.shard, subject, run)
-                if fold.status != "running":
-                    return None
-            writer = RunWriter(self._wire, subject, fold, last=last)
-            attempt = fold.attempt + 1
-            try:
-                await writer.start(attempt, f"{where.member}/{where.id}", source.parent, self._instance)
-            except Conflict:
-                fresh = False
-                continue
-            if attempt > 1:
-                _log.warning("run taken over", agent=self._name, run=run, attempt=attempt)
-            return writer, attempt > self._settings.max_attempts
-        raise BrokerError(f"run {run}: other replicas begin it again and again")
-
-    async def _earlier(self, shard: int, subject: str, run: str, *, before: int = 0) -> tuple[RunFold, int]:
-        """Return what the log has of the run (before a sequence), and its last sequence."""
-        fold, last = RunFold(self._name, run), 0
-        for message in await self._broker.log.read_all(shard, subject):
-            last = message.sequence
-            event = to_event(message)
-            if event is not None and (not before or event.sequence < before):
-                fold.apply(event.body, event.sequence, event.time)
-        return fold, last
-
-    async def _handle(self, run: Run, writer: RunWriter, active: ActiveRun) -> tuple[str, str | None]:
-        """Call the handler in a task of its own, which a control can cancel; return status and error."""
-        if active.stop is not None:
-            return "cancelled", None
-        begun = perf_counter()
-        self.stats.active += 1
-        active.task = asyncio.create_task(self._call(run), name=f"run {run.id}")
-        try:
-            await active.task
-        except asyncio.CancelledError:
-            if active.stop is None:
-                active.task.cancel()
-                raise
-            return "cancelled", None
-        except RunFenced as fenced:
-            _log.warning("run taken over", agent=self._name, run=run.id, reason=str(fenced))
-        except BrokerError:
-            raise
-        except Exception as error:
-            _log.exception("handler failed", agent=self._name, run=run.id, session=run.session.id)
-            return ("cancelled", None) if active.stop is not None else ("error", safe_message(error))
-        finally:
-            self.stats.active -= 1
-            if writer.first_write is not None:
-                self.stats.first_token.observe(writer.first_write - begun)
-        # A handler that swallowed its cancellation is stopped all the same: nobody was shown what it said after it.
-        return ("cancelled" if active.stop is not None else "done"), None
-
-    async def _call(self, run: Run) -> None:
-        await self._handler(run)
-
-
-def _source(where: Address, body: Body) -> RunInput:
-    """Return what a run is to do."""
-    return RunInput(
-        where.id, where.member, body.get("text", ""), body.get("data"), body.get("parent"),
-        body.get("redirects"), body.get("depth", 0),
-    )  # fmt: skip
 
 
 def _read_input(payload: bytes) -> tuple[Body, str]:

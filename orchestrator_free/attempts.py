@@ -1,0 +1,238 @@
+"""Attempts: one replica begins a run, calls the handler, and ends the run; the broker refuses all others meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import structlog
+
+from orchestrator_free import contract
+from orchestrator_free.broker import Broker
+from orchestrator_free.entries import to_event
+from orchestrator_free.errors import BrokerError, Conflict, OrchestratorFreeError, RunFenced
+from orchestrator_free.events import Body, Event
+from orchestrator_free.fold import RunFold
+from orchestrator_free.obedience import ActiveRun, Obedience
+from orchestrator_free.overlap import GO, Ruling
+from orchestrator_free.run import Run, RunInput, safe_message
+from orchestrator_free.runwriter import RunWriter
+from orchestrator_free.session import Session
+from orchestrator_free.stats import AgentStats
+from orchestrator_free.subjects import Address, address, run_id
+from orchestrator_free.vocabulary.messages import Overlap
+
+_log = structlog.get_logger("orchestrator_free.agent")
+
+Handler = Callable[[Run], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSettings:
+    """How an agent works.
+
+    Attributes:
+        concurrency: runs at once in one process, at least one per shard.
+        max_attempts: after so many attempts that ended without a result the run is `failed`.
+        ack_wait_seconds: a replica silent for this long loses its run to another.
+        grace_seconds: on SIGTERM, how long runs may go on before they are given to another replica.
+        stall_seconds: a run that writes nothing for so long is shown as stalled; 0 for never.
+        overlap: what becomes of an input that comes while the agent is at work in its session.
+        overlap_override: whether an input may say otherwise; if not, what it says is ignored.
+    """
+
+    concurrency: int = 16
+    max_attempts: int = 3
+    ack_wait_seconds: float = contract.ACK_WAIT_SECONDS
+    grace_seconds: float = 10.0
+    stall_seconds: float = 30.0
+    overlap: Overlap = "concurrent"
+    overlap_override: bool = False
+
+
+class Attempts:
+    """The attempts that one process does."""
+
+    def __init__(
+        self, name: str, settings: AgentSettings, handler: Handler, broker: Broker, obedience: Obedience, instance: str
+    ) -> None:
+        self._name = name
+        self._settings = settings
+        self._handler = handler
+        self._broker = broker
+        self._wire = broker.log.wire
+        self._instance = instance
+        self._open: dict[str, tuple[RunWriter, ActiveRun]] = {}
+        self.stats = AgentStats()
+        self.obedience = obedience
+
+    async def attempt(
+        self, where: Address, body: Body, active: ActiveRun, ruling: Ruling = GO, *, problem: str = "", fresh: bool
+    ) -> bool:
+        """Do one attempt; return whether the input is dealt with.
+
+        Args:
+            where: the input's address.
+            body: its payload.
+            active: its run, as controls know it.
+            ruling: what the rules of overlap say.
+            problem: why it cannot be read, empty if it can.
+            fresh: whether nobody can have begun it.
+        """
+        source = _source(where, body)
+        begun = await self._begin(where, source, fresh=fresh)
+        if begun is None:
+            return True
+        begun_at = perf_counter()
+        writer, spent = begun
+        self.stats.attempts += 1
+        session = self._broker.session(where.session)
+        compact = (await session.meta())["compaction"] != "off"
+        stop = await self.obedience.standing(session, writer.fold.run, active.since)
+        status: str
+        error: str | None
+        if stop is not None:
+            active.end(stop)
+            ruling = Ruling("cancelled")
+        if ruling.status is not None:
+            status, error = ruling.status, ruling.reason
+        elif problem:
+            status, error = "failed", f"the input cannot be read: {problem}"
+        elif spent:
+            attempts = self._settings.max_attempts
+            status, error = "failed", f"gave up after {attempts} attempts without a result"
+        else:
+            run = Run(session, writer, source, self._broker.objects, active)
+            status, error = await self._handle(run, writer, active)
+        ended = await self._end(writer, status, error, session, active, into=ruling.into, compact=compact)
+        if ended:
+            self.stats.finished(status, perf_counter() - begun_at)
+        return ended
+
+    async def _end(
+        self, writer: RunWriter, status: str, error: str | None, session: Session, active: ActiveRun, *,
+        into: Any, compact: bool,
+    ) -> bool:  # fmt: skip
+        """Write the run's end; return whether it is there."""
+        if writer.fenced:
+            return False
+        run = writer.fold.run
+        if active.stop is not None and status == "cancelled":
+            await writer.drained()
+            await self._forget_after(writer, session, active.stop)
+            error = active.stop.body.get("reason") or None
+        try:
+            await writer.finish(status, error, self._broker.objects, session.id, into=into, compact=compact)
+        except RunFenced as fenced:
+            _log.warning("run taken over", agent=self._name, run=run, reason=str(fenced))
+            return False
+        if active.stop is not None:
+            if status == "cancelled":
+                await self.obedience.ended(active.stop, run)
+            else:
+                await self.obedience.say(active.stop, "too_late", "the run had ended", [run])
+        return True
+
+    async def _forget_after(self, writer: RunWriter, session: Session, stop: Event) -> None:
+        """Keep of a cancelled run what stood in the log before the control: nobody was shown more."""
+        subject = str(address(session.shard, session.id, self._name, "run", id=writer.fold.run))
+        kept, _ = await self._earlier(session.shard, subject, writer.fold.run, before=stop.sequence)
+        whole = writer.fold
+        kept.attempt, kept.input, kept.parent = whole.attempt, whole.input, whole.parent
+        kept.first, kept.started = kept.first or whole.first, kept.started or whole.started
+        writer.fold = kept
+
+    async def _begin(self, where: Address, source: RunInput, *, fresh: bool) -> tuple[RunWriter, bool] | None:
+        """Begin the next attempt; None if the run is finished, or another replica has just begun one.
+
+        Returns:
+            The writer, and whether the attempts are used up.
+        """
+        run = run_id(where.member, where.id)
+        subject = str(address(where.shard, where.session, self._name, "run", id=run))
+        fold, last = RunFold(self._name, run), 0
+        for _ in range(3):
+            if not fresh:
+                fold, last = await self._earlier(where.shard, subject, run)
+                if fold.status != "running":
+                    return None
+            writer = RunWriter(self._wire, subject, fold, last=last)
+            attempt = fold.attempt + 1
+            try:
+                await writer.start(attempt, f"{where.member}/{where.id}", source.parent, self._instance)
+            except Conflict:
+                fresh = False
+                continue
+            if attempt > 1:
+                _log.warning("run taken over", agent=self._name, run=run, attempt=attempt)
+            return writer, attempt > self._settings.max_attempts
+        raise BrokerError(f"run {run}: other replicas begin it again and again")
+
+    async def _earlier(self, shard: int, subject: str, run: str, *, before: int = 0) -> tuple[RunFold, int]:
+        """Return what the log has of the run (before a sequence), and its last sequence."""
+        fold, last = RunFold(self._name, run), 0
+        for message in await self._broker.log.read_all(shard, subject):
+            last = message.sequence
+            event = to_event(message)
+            if event is not None and (not before or event.sequence < before):
+                fold.apply(event.body, event.sequence, event.time)
+        return fold, last
+
+    async def _handle(self, run: Run, writer: RunWriter, active: ActiveRun) -> tuple[str, str | None]:
+        """Call the handler in a task of its own, which a control can cancel; return status and error."""
+        if active.stop is not None:
+            return "cancelled", None
+        begun = perf_counter()
+        self.stats.active += 1
+        active.task = asyncio.create_task(self._call(run), name=f"run {run.id}")
+        self._open[run.id] = (writer, active)
+        try:
+            await active.task
+        except asyncio.CancelledError:
+            if active.stop is None:
+                active.task.cancel()
+                raise
+            return "cancelled", None
+        except RunFenced as fenced:
+            _log.warning("run taken over", agent=self._name, run=run.id, reason=str(fenced))
+        except BrokerError:
+            raise
+        except Exception as error:
+            _log.exception("handler failed", agent=self._name, run=run.id, session=run.session.id)
+            return ("cancelled", None) if active.stop is not None else ("error", safe_message(error))
+        finally:
+            self.stats.active -= 1
+            self._open.pop(run.id, None)
+            if writer.first_write is not None:
+                self.stats.first_token.observe(writer.first_write - begun)
+        # A handler that swallowed its cancellation is stopped all the same: nobody was shown what it said after it.
+        return ("cancelled" if active.stop is not None else "done"), None
+
+    async def _call(self, run: Run) -> None:
+        await self._handler(run)
+
+    async def watch(self) -> None:
+        """Say of runs that write nothing for long that they are stalled; runs until cancelled."""
+        limit = self._settings.stall_seconds
+        while limit > 0:
+            await asyncio.sleep(min(1.0, limit / 4))
+            for writer, active in list(self._open.values()):
+                quiet = perf_counter() - writer.last_write
+                if quiet < limit or writer.stalled or writer.fold.waiting is not None or not active.going.is_set():
+                    continue
+                with contextlib.suppress(OrchestratorFreeError):
+                    await writer.stall(round(quiet, 3))
+                    self.stats.stalled += 1
+                    _log.warning("run writes nothing", agent=self._name, run=active.run, seconds=round(quiet, 1))
+
+
+def _source(where: Address, body: Body) -> RunInput:
+    """Return what a run is to do."""
+    return RunInput(
+        where.id, where.member, body.get("text", ""), body.get("data"), body.get("parent"),
+        body.get("redirects"), body.get("depth", 0),
+    )  # fmt: skip
