@@ -11,32 +11,21 @@ import contextlib
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from orchestrator_free.entries import to_event
-from orchestrator_free.errors import (
-    AskClosed,
-    AskNotFound,
-    BrokerError,
-    Conflict,
-    InvalidAnswer,
-    NotAsked,
-)
+from orchestrator_free.asklog import AskLog, due, written
+from orchestrator_free.errors import AskClosed, Conflict, InvalidAnswer, NotAsked
 from orchestrator_free.events import Body, Event, decode, encode
 from orchestrator_free.fold import View
 from orchestrator_free.fold.asks import Asks as AsksFold
 from orchestrator_free.fold.asks import refusal, same
-from orchestrator_free.follower import Follower
-from orchestrator_free.jetstream import Log
-from orchestrator_free.subjects import ROOT, Address, Position, address, check_name
+from orchestrator_free.subjects import Position, address, check_name
 from orchestrator_free.vocabulary import validate
-from orchestrator_free.vocabulary.asking import ask_body, stages
+from orchestrator_free.vocabulary.asking import ask_body
 
 if TYPE_CHECKING:
     from orchestrator_free.session import Session
 
-_KINDS: Final = frozenset({"ask", "answer", "stage"})
 #: rounds with other answers that come in between; each round somebody's word has counted, or not
 _ROUNDS: Final = 50
 
@@ -93,7 +82,7 @@ class Asked:
     def until(self) -> str | None:
         """When it expires, RFC 3339; None if it does not."""
         seconds = self.view["seconds"]
-        return None if seconds is None else _written(_due(self.view, seconds))
+        return None if seconds is None else written(due(self.view, seconds))
 
     async def decision(self, *, timeout: float | None = None) -> Decision:
         """Wait until it is decided, has expired or was withdrawn.
@@ -109,6 +98,9 @@ class Asks:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._member = session._broker.member
+        self._log = AskLog(session._log, session.id)
+        self._runs: set[str] = set()
 
     # -- asking -------------------------------------------------------------------------------------------------
 
@@ -153,15 +145,15 @@ class Asks:
             text, about=about, data=data, to=list(to), options=options, rule=rule, quorum=quorum, veto=veto,
             seconds=seconds, escalations=[(after, list(members)) for after, members in escalations], run=run,
         )  # fmt: skip
+        if run is not None:
+            self._runs.add(run["run"])
         chosen = check_name("ask", secrets.token_hex(16) if id is None else id)
         # Before the look into the log: a process that is stopped in between must not push the deadline later.
-        now = await self._log.clock()
+        now = await self._log.now()
         if id is not None and (found := await self._met(chosen, body)) is not None:
             return found
         # Timers first: one for an ask that never comes is skipped, an ask without its timers would stand for ever.
-        for name, after, stage in stages(body):
-            where = self._address("stage", target=chosen, id=name)
-            await self._log.later(str(where), encode(stage), _written(now + timedelta(seconds=after)))
+        await self._log.set_timers(self._member, chosen, body, now)
         try:
             sequence = await self._session.append("ask", body, id=chosen, expect=0, shared=True)
         except Conflict:
@@ -169,12 +161,13 @@ class Asks:
                 return found
             raise
         fold = AsksFold()
-        fold.apply(Event(sequence, _written(now), self._address("ask", id=chosen), decode(encode(body))))
+        where = address(self._session.shard, self._session.id, self._member, "ask", id=chosen)
+        fold.apply(Event(sequence, written(now), where, decode(encode(body))))
         return Asked(self._session, chosen, self._session.position(sequence), fold.found[chosen])
 
     async def _met(self, id: str, body: Body) -> Asked | None:
         """Return the ask of an id, if it was asked before with the same content; None if it never was."""
-        first = next((event for event in await self._events(id) if event.kind == "ask"), None)
+        first = next((event for event in await self._log.events(id) if event.kind == "ask"), None)
         if first is None:
             return None
         if first.member != self._member:
@@ -201,11 +194,18 @@ class Asks:
             ask = await self.get(id)
         if ask["status"] != "withdrawn":
             raise AskClosed(id, ask)
-        await self.forget_timers(ask)
+        await self._log.forget_timers(ask)
         return ask
 
-    async def withdraw_all(self, run: str, reason: str = "") -> list[str]:
-        """Withdraw what a run of this member has asked and nobody has decided; return the ids."""
+    async def end_run(self, run: str, *, sure: bool = False) -> list[str]:
+        """Withdraw what a run of this member has asked and nobody has decided; return the ids.
+
+        Args:
+            run: which; it has ended.
+            sure: look into the log; else only if something was asked for it here, as a first attempt knows.
+        """
+        if not sure and run not in self._runs:
+            return []
         waiting = [
             ask["ask"]
             for ask in await self.open()
@@ -213,7 +213,7 @@ class Asks:
         ]
         for id in waiting:
             with contextlib.suppress(AskClosed):
-                await self.withdraw(id, reason)
+                await self.withdraw(id, "the run has ended")
         return waiting
 
     # -- answering ----------------------------------------------------------------------------------------------
@@ -233,8 +233,8 @@ class Asks:
         body = decode(encode({"type": "answer", "value": value, "comment": comment}))  # as everybody will read it
         validate("answer", body)
         for _ in range(_ROUNDS):
-            events = await self._events(id)
-            ask = _folded(events, id)
+            events = await self._log.events(id)
+            ask = self._log.folded(events, id)
             if self._said(ask, body["value"]):
                 return ask
             self._refuse(ask, body["value"])
@@ -242,12 +242,12 @@ class Asks:
                 sequence = await self._publish(body, ask, events)
             except Conflict:
                 continue  # somebody else's word came first: look again
-            ask = _folded(await self._events(id, up_to=sequence), id)
+            ask = self._log.folded(await self._log.events(id, up_to=sequence), id)
             mine = [answer for answer in ask["answers"] if answer["member"] == self._member]
             if not mine or not mine[-1]["counts"]:
                 raise AskClosed(id, ask)
             if ask["status"] != "open" and ask["from"] == self._member:
-                await self.forget_timers(ask)
+                await self._log.forget_timers(ask)
             return ask
         raise Conflict(f"ask {id!r} is answered by so many at once that nobody gets through; try again", actual=0)
 
@@ -287,12 +287,12 @@ class Asks:
         Raises:
             AskNotFound: there is no such ask.
         """
-        return _folded(await self._events(id), id)
+        return self._log.folded(await self._log.events(id), id)
 
     async def all(self) -> list[View]:
         """Return the asks of the session in log order."""
         fold = AsksFold()
-        for event in await self._events("*"):
+        for event in await self._log.events("*"):
             fold.take(event)
         return fold.view()
 
@@ -308,89 +308,11 @@ class Asks:
             TimeoutError: nothing of that in time (seconds); it stands all the same.
         """
         async with asyncio.timeout(timeout):
-            ask = await self._decided(id)
+            ask = await self._log.decided(id)
         if ask["from"] == self._member:
-            await self.forget_timers(ask)
+            await self._log.forget_timers(ask)
         return Decision.of(ask)
 
-    async def _decided(self, id: str) -> View:
-        end = await self._end()
-        fold = AsksFold()
-        for event in await self._events(id, up_to=end):
-            fold.take(event)
-        if id not in fold.found:
-            raise AskNotFound(self._session.id, id)
-        if fold.found[id]["status"] != "open":
-            return fold.view()[0]
-        async with Follower(self._log, self._session.id, self._session.position(end), compact=True) as follower:
-            async for entry in follower:
-                event = entry.event
-                if event.kind in _KINDS and id in (event.id, event.address.target):
-                    fold.take(event)
-                    if fold.found[id]["status"] != "open":
-                        return fold.view()[0]
-        raise AssertionError("a feed does not end")
-
-    # -- timers -------------------------------------------------------------------------------------------------
-
     async def forget_timers(self, ask: View) -> None:
-        """Let the broker not say what it still was to say of an ask that is not open any more; as far as it may."""
-        with contextlib.suppress(BrokerError):
-            now = await self._log.clock()
-            for name, after, _ in stages(ask):
-                if _due(ask, after) > now:
-                    where = address(self._shard, self._session.id, ask["from"], "stage", target=ask["ask"], id=name)
-                    await self._log.forget_later(str(where))
-
-    # -- the log ------------------------------------------------------------------------------------------------
-
-    @property
-    def _log(self) -> Log:
-        return self._session._log
-
-    @property
-    def _shard(self) -> int:
-        return self._session.shard
-
-    @property
-    def _member(self) -> str:
-        return self._session._broker.member
-
-    def _address(self, kind: str, *, target: str = "", id: str = "") -> Address:
-        return address(self._shard, self._session.id, self._member, kind, target=target, id=id)
-
-    async def _end(self) -> int:
-        """Return the session's last sequence as the leader has it."""
-        last = await self._log.last(self._shard, self._session.filter)
-        return last.sequence if last is not None else 0
-
-    async def _events(self, id: str, *, up_to: int | None = None) -> list[Event]:
-        """Return what the log says of an ask (`*`: of all) as it was at one moment: now, or at a sequence."""
-        if id != "*":
-            check_name("ask", id)
-        end = await self._end() if up_to is None else up_to
-        head = f"{ROOT}.{self._shard}.{self._session.id}.*"
-        filters = (f"{head}.ask.{id}", f"{head}.answer.{id}", f"{head}.stage.{id}.*")
-        pages = await asyncio.gather(*(self._log.read_all(self._shard, one) for one in filters))
-        found = [to_event(message) for page in pages for message in page if message.sequence <= end]
-        return sorted((event for event in found if event is not None), key=lambda event: event.sequence)
-
-
-def _folded(events: Iterable[Event], id: str) -> View:
-    fold = AsksFold()
-    found: Event | None = None
-    for event in events:
-        found = event
-        fold.take(event)
-    if id not in fold.found:
-        raise AskNotFound(found.session if found is not None else "", id)
-    return fold.view()[0]
-
-
-def _written(moment: datetime) -> str:
-    """Write a time as the broker does: RFC 3339, UTC."""
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
-
-
-def _due(ask: View, seconds: float) -> datetime:
-    return datetime.fromisoformat(ask["time"]) + timedelta(seconds=seconds)
+        """Let the broker say nothing more of an ask that is not open any more; whoever may do so may."""
+        await self._log.forget_timers(ask)

@@ -43,6 +43,7 @@ class AgentSettings:
         stall_seconds: a run that writes nothing for so long is shown as stalled; 0 for never.
         overlap: what becomes of an input that comes while the agent is at work in its session.
         overlap_override: whether an input may say otherwise; if not, what it says is ignored.
+        shy: inputs to everybody are for it only while it has the floor: for people at a desk.
     """
 
     concurrency: int = 16
@@ -52,6 +53,7 @@ class AgentSettings:
     stall_seconds: float = 30.0
     overlap: Overlap = "concurrent"
     overlap_override: bool = False
+    shy: bool = False
 
 
 class Attempts:
@@ -85,7 +87,8 @@ class Attempts:
         """
         source = _source(where, body)
         begun = await self._begin(where, source, fresh=fresh)
-        if begun is None:
+        if begun is None:  # the replica that ended it may have died before it could withdraw what the run had asked
+            await self._broker.session(where.session).asks.end_run(run_id(where.member, where.id), sure=True)
             return True
         begun_at = perf_counter()
         writer, spent = begun
@@ -130,6 +133,7 @@ class Attempts:
         except RunFenced as fenced:
             _log.warning("run taken over", agent=self._name, run=run, reason=str(fenced))
             return False
+        await session.asks.end_run(run, sure=writer.fold.attempt > 1)
         if active.stop is not None:
             if status == "cancelled":
                 await self.obedience.ended(active.stop, run)
@@ -143,6 +147,7 @@ class Attempts:
         kept, _ = await self._earlier(session.shard, subject, writer.fold.run, before=stop.sequence)
         whole = writer.fold
         kept.attempt, kept.input, kept.parent = whole.attempt, whole.input, whole.parent
+        kept.whisper = whole.whisper
         kept.first, kept.started = kept.first or whole.first, kept.started or whole.started
         writer.fold = kept
 
@@ -163,7 +168,8 @@ class Attempts:
             writer = RunWriter(self._wire, subject, fold, last=last)
             attempt = fold.attempt + 1
             try:
-                await writer.start(attempt, f"{where.member}/{where.id}", source.parent, self._instance)
+                about = f"{where.member}/{where.id}"
+                await writer.start(attempt, about, source.parent, self._instance, whisper=source.whisper)
             except Conflict:
                 fresh = False
                 continue
@@ -234,5 +240,5 @@ def _source(where: Address, body: Body) -> RunInput:
     """Return what a run is to do."""
     return RunInput(
         where.id, where.member, body.get("text", ""), body.get("data"), body.get("parent"),
-        body.get("redirects"), body.get("depth", 0),
+        body.get("redirects"), body.get("depth", 0), body.get("whisper", False),
     )  # fmt: skip

@@ -7,10 +7,12 @@ from typing import Final
 from orchestrator_free.errors import InvalidEvent
 from orchestrator_free.events import Event, decode
 from orchestrator_free.jetstream import Message
-from orchestrator_free.subjects import parse
+from orchestrator_free.subjects import ROOT, parse
 
 #: types of the broker's own answers, which can be aimed at a session's subject
 _ANSWERS: Final = "io.nats."
+#: kinds of which the first message counts, and a later one may not hide it; many small entities, read together
+_MANY: Final = frozenset({"ask", "answer", "stage"})
 
 
 class Entry:
@@ -47,6 +49,14 @@ def is_whole(message: Message) -> bool:
     if message.rollup:
         return True
     address = parse(message.subject)
-    if address is None or address.kind not in ("run", "meta", "floor"):
+    if address is None or address.kind not in ("run", "meta", "floor", *_MANY):
         return True
     return address.kind == "meta" and b'"session.created"' in message.payload
+
+
+def read_under(message: Message) -> str:
+    """Return the subject, or filter, that gives all messages of an entity whose last one is no whole."""
+    address = parse(message.subject)
+    if address is None or address.kind not in _MANY:
+        return message.subject
+    return f"{ROOT}.{address.shard}.{address.session}.*.{address.kind}.>"

@@ -18,7 +18,10 @@ OrchestratorFreeError
 ├── AskNotFound (LookupError)           nobody has asked that
 ├── NotAsked                            an ask that is not this member's to answer, or to withdraw
 ├── AskClosed                           decided, expired, withdrawn, or answered by this member before; says how
+├── LeaseHeld (TimeoutError)            somebody else has the lease, or what it stands for is done
+├── LeaseLost                           the lease lapsed, or somebody else has it now; stop what it stood for
 ├── NotAnswered (TimeoutError)          nobody answered in the time that the ask had
+├── ToolFailed                          a tool that a client runs says that it failed
 ├── PositionLost                        the position's log is gone, trimmed or shorter: read a snapshot instead
 └── BrokerError                         the broker, or the way to it
     ├── BrokerStartError                the embedded broker did not start; says why
@@ -129,8 +132,33 @@ class AskClosed(OrchestratorFreeError):  # noqa: N818
         self.ask = ask
 
 
+class LeaseHeld(OrchestratorFreeError, TimeoutError):  # noqa: N818
+    """A lease that is not to be had.
+
+    Attributes:
+        lease: as in the view: `holder`, `status`, `term`, `data`.
+    """
+
+    def __init__(self, name: str, lease: Mapping[str, Any]) -> None:
+        done = lease.get("status") == "done"
+        why = f"{lease.get('by')} has done it" if done else f"{lease.get('holder')} has it"
+        super().__init__(f"lease {name!r} is not to be had: {why}")
+        self.lease = lease
+
+
+class LeaseLost(OrchestratorFreeError):  # noqa: N818
+    """A lease that this process does not hold any more; what it still writes with `Lease.append` is refused."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"lease {name!r} is lost: {why}")
+
+
 class NotAnswered(OrchestratorFreeError, TimeoutError):  # noqa: N818
     """Nobody answered in the time that the ask had."""
+
+
+class ToolFailed(OrchestratorFreeError):  # noqa: N818
+    """A tool that a client runs says that it failed."""
 
 
 class PositionLost(OrchestratorFreeError):  # noqa: N818

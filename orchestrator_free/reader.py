@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from orchestrator_free.entries import Entry, is_whole, to_event
+from orchestrator_free.entries import Entry, is_whole, read_under, to_event
 from orchestrator_free.errors import BrokerError, BrokerTimeout, PositionLost
 from orchestrator_free.jetstream import Log, Message
 from orchestrator_free.jetstream.messages import live_message
@@ -161,11 +161,11 @@ class Reader:
     async def _with_deltas(self, table: list[Message]) -> list[Message]:
         """Add the deltas of what is not whole yet, a few requests at a time."""
         found = [message for message in table if is_whole(message)]
-        partial = [message for message in table if not is_whole(message)]
+        partial = {read_under(message): message.sequence for message in table if not is_whole(message)}
         for start in range(0, len(partial), _AT_ONCE):
-            some = partial[start : start + _AT_ONCE]
+            some = list(partial.items())[start : start + _AT_ONCE]
             # Another replica may answer than the one that gave the table, and be behind it.
-            reads = (self._log.read(self.shard, last.subject, reach=last.sequence) for last in some)
+            reads = (self._log.read(self.shard, subject, reach=reach) for subject, reach in some)
             for messages in await asyncio.gather(*reads):
                 found += messages
         return found

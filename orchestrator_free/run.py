@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
+from orchestrator_free.asks import Decision
 from orchestrator_free.control import SentControl
+from orchestrator_free.conversation import conversation
 from orchestrator_free.errors import InvalidEvent, OrchestratorFreeError, TooLarge
 from orchestrator_free.events import Body, decode, encode, nests
+from orchestrator_free.floor import DESK, FloorState
 from orchestrator_free.fold import View
 from orchestrator_free.jetstream import Objects
 from orchestrator_free.jetstream.objects import object_name
 from orchestrator_free.obedience import ActiveRun
+from orchestrator_free.runasks import RunAsks
 from orchestrator_free.runwriter import DELTAS, MERGE_CHARACTERS, RunWriter
 from orchestrator_free.session import Session
 from orchestrator_free.vocabulary import validate
@@ -34,6 +39,7 @@ class RunInput:
         id: the input's id. sender: the member who sent it.
         text: the message. data: what came with it. parent: the run that delegated it, if any.
         redirects: the run that was ended for this one, if any. depth: delegations since a person asked.
+        whisper: the answer is not for the person who is served.
     """
 
     id: str
@@ -43,6 +49,7 @@ class RunInput:
     parent: Any
     redirects: Any = None
     depth: int = 0
+    whisper: bool = False
 
 
 class ToolCall:
@@ -89,6 +96,7 @@ class Run:
         self.earlier: list[View] = writer.fold.attempts
         self.input = source
         self.session = session
+        self.asks = RunAsks(session, self.agent, self.id, self.emit)
 
     async def emit(self, body: Mapping[str, Any]) -> None:
         """Write an event of the vocabulary (`orchestrator_free.vocabulary`) as it is; unknown types pass through.
@@ -204,6 +212,52 @@ class Run:
         """
         return await self.session.result(agent, run or self.id, timeout=timeout)
 
+    # -- waiting for people -------------------------------------------------------------------------------------
+
+    async def ask(self, text: str, **options: Any) -> Decision:
+        """Ask members something and wait for what is decided; options as of `session.asks.ask`.
+
+        A later attempt that asks the same meets the same ask, so the answer is there though this process has died.
+        """
+        return await self.asks.ask(text, **options)
+
+    async def approve(
+        self,
+        text: str,
+        *,
+        data: Any = None,
+        to: Sequence[str] = (),
+        quorum: int = 1,
+        seconds: float | None = None,
+        escalations: Sequence[tuple[float, Sequence[str]]] = (),
+        id: str | None = None,
+    ) -> Decision:
+        """Ask for approval: `if await run.approve("Refund 40 €?", to=["ann"], seconds=600): …`; one `deny` decides."""
+        more = {"data": data, "to": to, "quorum": quorum, "seconds": seconds, "escalations": escalations}
+        return await self.asks.approve(text, id=id, **more)
+
+    async def client_tool(
+        self,
+        tool: str,
+        input: Any = None,
+        *,
+        to: Sequence[str] = (),
+        seconds: float | None = None,
+        id: str | None = None,
+    ) -> Any:
+        """Have a client run a tool; return the first answer's value.
+
+        Raises:
+            NotAnswered: nobody ran it in time.
+            ToolFailed: the answer was `{"error": text}`.
+        """
+        await self._close_part()
+        return await self.asks.tool(tool, input, id=id, to=to, seconds=seconds)
+
+    def waiting(self, reason: str, *, until: datetime | str | None = None) -> AbstractAsyncContextManager[None]:
+        """Show what the run waits for while the block lasts: `async with run.waiting("rate limit", until=…):`."""
+        return self.asks.waiting(reason, until=until)
+
     # -- with others --------------------------------------------------------------------------------------------
 
     async def steers(self) -> list[Steer]:
@@ -217,10 +271,19 @@ class Run:
             for event in await self._active.take_steers()
         ]
 
+    async def history(self) -> list[View]:
+        """Return the conversation before this run's input, on its own branch; see `orchestrator_free.conversation`."""
+        source = f"{self.input.sender}/{self.input.id}"
+        return conversation(await self.session.view(), before=source, whispers=True)
+
     async def redirected(self) -> View | None:
         """Return the run that a redirect ended for this one, with what it had written; None if there is none."""
         about = self.input.redirects
         return None if about is None else await self.session.result(about["agent"], about["run"])
+
+    async def hand_off(self, to: str = DESK, reason: str = "") -> FloorState:
+        """Ask a member, or whoever is at the desk, to answer the person from now on; see `session.floor.answer`."""
+        return await self.session.floor.request(to, reason=reason)
 
     async def delegate(self, agent: str, text: str = "", *, data: Any = None, id: str | None = None) -> Child:
         """Let another agent do something for this run; it answers in the session, nothing is relayed.
@@ -241,7 +304,9 @@ class Run:
             raise RunError(f"{self.agent} may not delegate to {agent}: {MAX_CHILDREN} delegations in one run already")
         chosen = id or f"{self.id[:16]}-{self._children}"
         parent = {"agent": self.agent, "run": self.id}
-        sent = await self.session.send(text, to=agent, data=data, id=chosen, parent=parent, depth=self.input.depth + 1)
+        sent = await self.session.send(
+            text, to=agent, data=data, id=chosen, parent=parent, depth=self.input.depth + 1, whisper=self.input.whisper
+        )
         return Child(self.session, agent, sent.run)
 
 
