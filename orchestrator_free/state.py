@@ -199,8 +199,12 @@ class State:
         Raises:
             Conflict: `expect` is given and it is not the present revision.
         """
-        if expect is None and await self.get(key) is None:
-            return False
+        if not expect:
+            present = await self.get(key)
+            if present is None:
+                return False
+            if expect == 0:
+                raise _conflict(key, present, expect)
         await self._write(key, {"type": "state.deleted"}, expect)
         return True
 

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from orchestrator_free.broker import DEFAULT_URL
-from orchestrator_free.cli import control, serve
+from orchestrator_free.cli import control, serve, state
 from orchestrator_free.cli.options import (
     AsJson,
     Ca,
@@ -46,6 +46,8 @@ app.command("launch")(serve.launch)
 app.command("lag")(serve.lag)
 for _command in (control.cancel, control.steer, control.redirect, control.pause, control.resume):
     app.command(_command.__name__, rich_help_panel="Control")(_command)
+app.command("tools", rich_help_panel="State")(state.tools)
+app.add_typer(state.state_app, name="state", rich_help_panel="State")
 
 
 @app.callback()

@@ -30,12 +30,14 @@ from orchestrator_free.gateway.presence import PresenceRoutes
 from orchestrator_free.gateway.problems import HANDLERS
 from orchestrator_free.gateway.resource import Resource
 from orchestrator_free.gateway.settings import GatewaySettings
+from orchestrator_free.gateway.state import StateRoutes
+from orchestrator_free.gateway.tools import Tools
 from orchestrator_free.metrics import GatewayMetrics
 from orchestrator_free.session import Session
 from orchestrator_free.subjects import check_name
 
 #: what a session has beside inputs and events; each describes itself
-_RESOURCES: Final[tuple[type[Resource], ...]] = (Controls, Floors, Branches, Chat, PresenceRoutes)
+_RESOURCES: Final[tuple[type[Resource], ...]] = (Controls, Floors, Branches, Chat, PresenceRoutes, StateRoutes, Tools)
 
 
 class Gateway:

@@ -49,17 +49,23 @@ def json_answer(value: Any, status: int = 200, **headers: str) -> Response:
     return Response(orjson.dumps(value), status, headers, "application/json")
 
 
-async def read_body(request: Request, model: type[_Model]) -> _Model:
-    """Read and check a JSON body."""
+async def read_json(request: Request) -> Any:
+    """Read a JSON body."""
     data = b""
     async for piece in request.stream():
         data += piece
         if len(data) > BODY_BYTES:
             raise TooLarge(f"the body is larger than {BODY_BYTES} bytes; put large documents into a file")
     try:
-        return model.model_validate(orjson.loads(data))
+        return orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise InvalidEvent(f"the body is not JSON ({error}); send an object as /docs shows it") from error
+        raise InvalidEvent(f"the body is not JSON ({error}); send it as /docs shows it") from error
+
+
+async def read_body(request: Request, model: type[_Model]) -> _Model:
+    """Read and check a JSON body."""
+    try:
+        return model.model_validate(await read_json(request))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(place) for place in first["loc"]) or "body"

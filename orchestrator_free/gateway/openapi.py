@@ -167,7 +167,7 @@ fetch("/openapi.json").then(answer => answer.json()).then(({ paths }) => {
         }
       };
       const words = field => field.enum ? field.enum.join(", ") : field.type ?? "any JSON";
-      const schema = about.requestBody?.content["application/json"].schema;
+      const schema = Object.values(about.requestBody?.content ?? {})[0]?.schema;
       const fields = Object.entries(schema?.properties ?? {});
       const needed = name => schema.required?.includes(name) ? " (required)" : "";
       group("query and headers", (about.parameters ?? []).map(one => [one.name, one.description ?? one.in]));

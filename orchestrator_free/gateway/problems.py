@@ -20,6 +20,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (errors.InvalidInput, 400),
     (errors.SessionNotFound, 404),
     (errors.SessionExists, 409),
+    (errors.PatchFailed, 409),
     (errors.FloorForbidden, 403),
     (errors.FloorRefused, 409),
     (errors.PositionLost, 410),
