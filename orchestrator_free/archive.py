@@ -9,23 +9,25 @@ from __future__ import annotations
 import base64
 import tempfile
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
 
 from orchestrator_free.archive_lines import Checker, Item, Writer, longest, objects_of, read, read_event
-from orchestrator_free.broker import Broker
 from orchestrator_free.entries import Entry
 from orchestrator_free.errors import BrokerError, Conflict, SessionExists, SessionNotFound, TooLarge
-from orchestrator_free.events import encode
+from orchestrator_free.events import Event, encode
 from orchestrator_free.jetstream.bulk import BulkPublisher
 from orchestrator_free.jetstream.wire import PUBLISH_DEADLINE_SECONDS
 from orchestrator_free.reader import Reader
-from orchestrator_free.session import Session
 from orchestrator_free.subjects import Address, Position, address
+
+if TYPE_CHECKING:
+    from orchestrator_free.broker import Broker
+    from orchestrator_free.session import Session
 
 #: an archive up to this size is checked in memory, a larger one in a temporary file
 _IN_MEMORY: Final = 16 * 1024 * 1024
@@ -41,18 +43,35 @@ async def export_session(session: Session) -> AsyncIterator[bytes]:
     Raises:
         SessionNotFound: the log holds nothing of it, or it was deleted meanwhile; the file has no last line then.
     """
-    entries, reader = await _entries(session)
+    entries, reader = await read_log(session)
     lines = Writer(session.id, str(reader.position))
     lines.skipped = reader.skipped
     yield lines.header()
+    stored = [Stored(entry.event, entry.message.payload, entry.message.rollup) for entry in entries]
+    async for line in write_lines(session, lines, stored):
+        yield line
+
+
+class Stored(NamedTuple):
+    """An event as an archive has it."""
+
+    event: Event
+    payload: bytes
+    rollup: bool
+
+
+async def write_lines(
+    session: Session, lines: Writer, events: Iterable[Stored], made: Mapping[str, bytes] | None = None
+) -> AsyncIterator[bytes]:
+    """Yield the lines of events, the objects that they name, and the end; `made` are objects that nobody has stored."""
     names: dict[str, bool] = {}
-    for entry in entries:
-        names |= objects_of(entry.event.body)
-        yield lines.event(entry.event, entry.message.payload, rollup=entry.message.rollup)
+    for stored in events:
+        names |= objects_of(stored.event.body)
+        yield lines.event(stored.event, stored.payload, rollup=stored.rollup)
     waiting = deque(names)
     while waiting:
         name = waiting.popleft()
-        data = await session.object(name)
+        data = (made or {}).get(name) or await session.object(name)
         if data is None:
             lines.missing.append(name)
             continue
@@ -66,10 +85,14 @@ async def export_session(session: Session) -> AsyncIterator[bytes]:
     yield lines.end()
 
 
-async def _entries(session: Session) -> tuple[list[Entry], Reader]:
-    """Return what the log holds, and who read it."""
+async def read_log(session: Session) -> tuple[list[Entry], Reader]:
+    """Return what the log holds, and who read it.
+
+    Raises:
+        SessionNotFound: nothing, or it was deleted.
+    """
     entries: list[Entry] = []
-    reader = Reader(session._log, session.id, entries.extend, lambda lost: None)
+    reader = Reader(session.log, session.id, entries.extend, lambda lost: None)
     await reader.open(compact=False)
     reader.close()
     if not entries or any(entry.event.type == "session.deleted" for entry in entries if entry.event.kind == "meta"):

@@ -181,7 +181,7 @@ class Checker:
         self._largest = max_payload - HEADROOM
         self._digest = hashlib.sha256()
         self._line = 0
-        self._sequence = 0
+        self._sequence = -1  # 0 is free for what stands before everything
         self._object = ""
         self._runs: set[Address] = set()
         self.session = ""

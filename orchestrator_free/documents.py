@@ -129,6 +129,7 @@ class AgentView(_Document):
     agent: str
     status: Literal["idle", "working", "offline"]
     reason: str | None = Field(description="why it is offline")
+    back: str | None = Field(description="RFC 3339: when it expects to be back")
     runs: list[RunView]
 
 
@@ -297,6 +298,18 @@ class PresenceView(_Document):
     time: str
 
 
+class QueueView(_Document):
+    """An input whose run has not begun."""
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+    agent: str
+    run: str
+    input: str
+    sender: str = Field(alias="from")
+    place: int = Field(description="among what this agent has not begun in this session, from 1")
+
+
 class View(_Document):
     """A session folded: what a person reads, grouped by agent and run, as of a position."""
 
@@ -306,6 +319,7 @@ class View(_Document):
     inputs: list[InputView]
     branch: BranchView
     agents: list[AgentView]
+    queue: list[QueueView]
     presence: dict[str, PresenceView] = Field(description="by member")
     floor: FloorView | None
     state: dict[str, StateView]

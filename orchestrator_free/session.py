@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator_free import contract
 from orchestrator_free.asks import Asks
+from orchestrator_free.branches import Branches
 from orchestrator_free.brief import brief
 from orchestrator_free.completion import complete, complete_run, object_names
 from orchestrator_free.control import Controls
@@ -28,6 +29,7 @@ from orchestrator_free.events import Body, Event, decode, encode
 from orchestrator_free.floor import Floor
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.follower import Follower
+from orchestrator_free.fork import fork_session
 from orchestrator_free.jetstream import PullConsumer
 from orchestrator_free.ledger import tool_calls
 from orchestrator_free.members import Watcher
@@ -37,6 +39,7 @@ from orchestrator_free.state import State
 from orchestrator_free.subjects import ROOT, Position, address, check_name, run_id, session_filter
 from orchestrator_free.subscription import Delivery, Start, deliveries, durable_config
 from orchestrator_free.vocabulary import validate
+from orchestrator_free.vocabulary.messages import Overlap
 
 if TYPE_CHECKING:
     from orchestrator_free.broker import Broker
@@ -73,6 +76,7 @@ class Session:
         self.presence = Presence(self, broker.log, broker.member)
         self.floor = Floor(self)
         self.asks = Asks(self)
+        self.branches = Branches(self)
         self.state = State(self)
 
     def _subject(self, kind: str, *, target: str = "", id: str = "") -> str:
@@ -123,6 +127,8 @@ class Session:
         depth: int = 0,
         whisper: bool = False,
         note: bool = False,
+        overlap: Overlap | None = None,
+        place: Body | None = None,
     ) -> Sent:
         """Send an input; the append is the work item.
 
@@ -135,6 +141,8 @@ class Session:
             depth: how many delegations lie between a person and this.
             whisper: not for the person who is served; an agent answers it, floor or not.
             note: to be read, not worked on.
+            overlap: what becomes of it if the agent is at work in this session; counts if the agent allows it.
+            place: not at the end of the selected branch: `edits`, `again` or `after`, as `session.branches` sends it.
 
         Raises:
             InvalidName: a target or the id is no name.
@@ -149,18 +157,22 @@ class Session:
         body: Body = {"type": "input", "text": text}
         body |= {
             name: value
-            for name, value in (("data", data), ("parent", parent), ("depth", depth or None))
+            for name, value in (("data", data), ("parent", parent), ("depth", depth or None), ("overlap", overlap))
             if value is not None
         }
-        body |= {name: True for name, value in (("whisper", whisper), ("note", note)) if value}
+        body |= {name: True for name, value in (("whisper", whisper), ("note", note)) if value} | (place or {})
         validate("in", body)
         results = await asyncio.gather(*(self.append_once("in", target, chosen, body) for target in targets))
         sequence = max(sequence for sequence, _ in results)
         run = run_id(self._broker.member, chosen)
         return Sent(chosen, run, self.position(sequence), all(repeated for _, repeated in results))
 
-    async def append_once(self, kind: Literal["in", "ctl"], target: str, id: str, body: Body) -> tuple[int, bool]:
+    async def append_once(
+        self, kind: Literal["in", "ctl"], target: str, id: str, body: Body, *, besides: Collection[str] = ()
+    ) -> tuple[int, bool]:
         """Append an input or a control: its subject is its own, so expecting it empty makes every retry exact.
+
+        `besides` names fields in which the one that is there may differ.
 
         Returns:
             Its sequence, and whether it was there already.
@@ -173,7 +185,9 @@ class Session:
             return await self.append(kind, body, target=target, id=id, expect=0), False
         except Conflict as conflict:
             stored = await self._log.last(self.shard, subject)
-            if stored is not None and decode(stored.payload) == decode(encode(body)):
+            if stored is not None and _without(decode(stored.payload), besides) == _without(
+                decode(encode(body)), besides
+            ):
                 return stored.sequence, True
             what = {"in": "input", "ctl": "control"}[kind]
             text = f"{what} {id!r} to {target!r} was sent before with other content; use a new id"
@@ -220,6 +234,13 @@ class Session:
         where = address(self.shard, self.id, self._broker.member, kind, target=target, id=id)
         at = await self._log.clock() + timedelta(seconds=seconds)
         await self._log.later(str(where), encode(body), f"{at:%Y-%m-%dT%H:%M:%S.%f}Z")
+
+    async def fork(
+        self, new_id: str | None = None, *, at: Position | str | None = None, title: str | None = None
+    ) -> Session:
+        """Begin a new session with this one's history up to a position; see `orchestrator_free.fork.fork_session`."""
+        made = await fork_session(self._broker, self, new_id, at=at, title=title)
+        return self._broker.session(made.session)
 
     async def delete(self) -> None:
         """Delete the session with its objects; those who follow it are told first, or as soon as there is room for it.
@@ -376,3 +397,7 @@ class Session:
     async def object(self, name: str) -> bytes | None:
         """Return the bytes of a file or a large run, None if there are none of that name."""
         return await self._broker.objects.get(self.id, name)
+
+
+def _without(body: Body, names: Collection[str]) -> Body:
+    return {name: value for name, value in body.items() if name not in names}

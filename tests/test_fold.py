@@ -166,17 +166,28 @@ class Author:
         """Take a lease that is free, renew or give up one's own, or have a schedule fire late."""
         name = f"l{number % 2}"
         words = [event for event in self.events if event.kind == "lease" and event.id == name]
-        term = max((event.body["term"] for event in words), default=0)
-        last = next((event for event in reversed(words) if event.body["term"] == term), None)
-        if last is None or last.type != "lease.taken":
-            self.append(member, "lease", {"type": "lease.taken", "term": term + 1, "data": value}, id=name)
-        elif number < 4:
-            kind = ("taken", "released", "lapsed")[number % 3]
-            self.append(last.member, "lease", {"type": f"lease.{kind}", "term": term}, id=name)
+        last = words[-1] if words else None
+        lapsed = {event.id for event in self.events if event.type == "lease.lapsed"}
+        if last is None or last.type == "lease.released" or last.body["hold"] in lapsed:
+            term = last.body["term"] + 1 if last else 1
+            taken = {"type": "lease.taken", "term": term, "hold": f"h{term}", "data": value, "seconds": 5.0}
+            self.append(member, "lease", taken, id=name)
+        elif number < 3:
+            released = {"type": "lease.released", "term": last.body["term"], "hold": last.body["hold"], "data": value}
+            self.append(last.member, "lease", released | ({"done": True} if number else {}), id=name)
         else:
-            stale = words[0]
-            if stale.member != last.member:
-                self.append(stale.member, "lease", {"type": "lease.lapsed", "term": stale.body["term"]}, id=name)
+            word = last if number < 5 else words[0]
+            late = {"type": "lease.lapsed", "term": word.body["term"]}
+            self.append(word.member, "stage", late, target=name, id=word.body["hold"])
+
+    def branch(self, name: str, number: int, word: str) -> None:
+        """Edit an input, ask it again, go on from it, or go on where a redirect ended its run; of any input there is."""
+        about, source = self.inputs[-1 - number % min(6, len(self.inputs))], f"i{len(self.inputs)}"
+        known: Body = {"from": about[0], "input": about[1]}
+        said = {"agent": "critic", "run": run_id(*about)} if name == "redirects" else known
+        self.inputs.append(("ann", source))
+        for target in ("outliner", "critic")[number % 2 :]:
+            self.append("ann", "in", {"type": "input", "text": word, name: said}, target=target, id=source)
 
     def say(self, desk: Desk, kind: str, number: int, word: str) -> None:
         """Write a piece into one of three parallel parts of a kind."""
@@ -207,6 +218,18 @@ class Author:
                 self.inputs.append((sender, source))
                 for target in ("all", "outliner", "critic")[number % 3 :]:
                     self.append(sender, "in", {"type": "input", "text": word, "data": value}, target=target, id=source)
+            case "edits" | "again" | "after" | "redirects":
+                self.branch(name, number, word)
+            case "aside":
+                source, how = f"i{len(self.inputs)}", ("note", "whisper", "parent")[number % 3]
+                self.inputs.append(("bob", source))
+                said = {"parent": {"agent": "critic", "run": run_id("ann", "i0")}} if how == "parent" else {how: True}
+                self.append("bob", "in", {"type": "input", "text": word} | said, target="outliner", id=source)
+            case "select":
+                sender, source = self.inputs[-1 - number % min(5, len(self.inputs))]
+                if f"{sender}/{source}" in folded(self.events).branches.after:
+                    body = {"type": "branch.selected", "input": {"from": sender, "input": source}}
+                    self.append(("ann", "bob")[place % 2], "meta", body)
             case "imported":
                 self.append(
                     "ann",
@@ -236,6 +259,10 @@ class Author:
                 self.stage(number)
             case "lease":
                 self.hold(("ann", "bob", *AGENTS)[place % 4], number, value)
+            case "notice":
+                step = ("failed", "retry", "delivered")[number % 3]
+                said = {"type": f"notification.{step}", "about": word, "position": word, "tries": 1 + number}
+                self.append(("notify", "desk")[place % 2], "notice", said, id=f"n{number % 2}")
             case "run.waiting":
                 self.write(desk, {"type": name, "reason": word, "ask": f"q{number}"})
             case "run.working":
@@ -285,11 +312,11 @@ class Author:
 
 
 STEPS = [
-    "create", "update", "input", "input", "imported", "state", "offline", "offline", "cancel", "redirect",
+    "create", "update", "input", "input", "edits", "again", "after", "redirects", "aside", "select", "imported", "state", "offline", "offline", "cancel", "redirect",
     "steer", "pause", "outcome", "outcome", "begin", "begin", "begin", "end",
     "text", "text", "text", "reasoning", "text.end", "reasoning.end", "tool.input.delta", "tool.input.delta",
     "state.deleted", "presence.set", "floor", "ask", "ask", "answer", "answer", "answer", "stage", "lease", "lease",
-    "lease", "run.waiting", "run.working", "run.stalled", "tool.input", "tool.output", "tool.error", "source", "file", "data", "usage", "error", "raw", "vendor.thing",
+    "lease", "notice", "run.waiting", "run.working", "run.stalled", "tool.input", "tool.output", "tool.error", "source", "file", "data", "usage", "error", "raw", "vendor.thing",
 ]  # fmt: skip
 words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=3)
 values = st.recursive(
@@ -441,10 +468,17 @@ SMALLEST: dict[str, list[Body]] = {
     "state": [{"type": "state.set"}, {"type": "state.deleted"}],
     "ask": [{"type": "ask"}],
     "answer": [{"type": "answer"}],
-    "stage": [{"type": "ask.escalated", "to": []}, {"type": "ask.expired"}, {"type": "ask.withdrawn"}],
+    "stage": [
+        {"type": "ask.escalated", "to": []}, {"type": "ask.expired"}, {"type": "ask.withdrawn"},
+        {"type": "lease.lapsed", "term": 1},
+    ],
     "floor": [{"type": "floor", "step": "take", "holder": None}],
     "lease": [
-        {"type": "lease.taken", "term": 1}, {"type": "lease.released", "term": 1}, {"type": "lease.lapsed", "term": 1},
+        {"type": "lease.taken", "term": 1, "hold": "h1"}, {"type": "lease.released", "term": 1, "hold": "h1"},
+    ],
+    "notice": [
+        {"type": f"notification.{step}", "about": "run.finished", "position": "ab12cd34-1", "tries": 1}
+        for step in ("failed", "retry", "delivered")
     ],
     "ctl": [
         {"type": "cancel"}, {"type": "steer", "text": "x"}, {"type": "redirect", "text": "x"}, {"type": "pause"},
@@ -817,9 +851,11 @@ def test_the_session_shows_its_title_agents_inputs_and_state() -> None:
         "created": at(1),
         "by": "ann",
         "compaction": "on",
+        "forked_from": None,
     }
     entry = {"input": "I", "from": "ann", "to": "a", "text": "Hello", "data": {"x": 1}, "parent": None,
-             "replayed": False, "note": False, "whisper": False, "time": at(2), "sequence": 2}  # fmt: skip
+             "replayed": False, "note": False, "whisper": False, "after": None, "siblings": 1, "floor": None,
+             "time": at(2), "sequence": 2}  # fmt: skip
     assert view["inputs"] == [entry, entry | {"to": "b", "time": at(3), "sequence": 3}]
     assert view["state"] == {"k": {"value": [2], "by": "bob", "revision": 5, "time": at(5)}}
     assert (view["session"], view["position"]) == ("s1", "ab12cd34-0")

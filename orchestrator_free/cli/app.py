@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from orchestrator_free.broker import DEFAULT_URL
-from orchestrator_free.cli import control, serve, state
+from orchestrator_free.cli import branches, control, desk, floor, notify, serve, state
 from orchestrator_free.cli.options import (
     AsJson,
     Ca,
@@ -33,6 +33,7 @@ from orchestrator_free.gateway.frames import Selection
 from orchestrator_free.logs import configure
 from orchestrator_free.session import Session
 from orchestrator_free.subjects import KINDS, Position, check_name
+from orchestrator_free.vocabulary.messages import Overlap
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,8 +45,14 @@ app.command("up")(serve.up)
 app.command("demo")(serve.demo)
 app.command("launch")(serve.launch)
 app.command("lag")(serve.lag)
+app.command("notify")(notify.notify)
 for _command in (control.cancel, control.steer, control.redirect, control.pause, control.resume):
     app.command(_command.__name__, rich_help_panel="Control")(_command)
+for _going_back in (branches.edit, branches.regenerate, branches.branch, branches.fork):
+    app.command(_going_back.__name__, rich_help_panel="Branches")(_going_back)
+app.command("desk", rich_help_panel="Floor")(desk.desk)
+app.command("floor", rich_help_panel="Floor")(floor.floor)
+app.command("brief", rich_help_panel="Floor")(floor.brief)
 app.command("tools", rich_help_panel="State")(state.tools)
 app.add_typer(state.state_app, name="state", rich_help_panel="State")
 
@@ -71,6 +78,9 @@ def send(
     sender: Member = "user",
     data: Annotated[str | None, typer.Option(help="JSON beside the text.")] = None,
     id: Annotated[str | None, typer.Option(help="Sending the same id and text again sends once.")] = None,
+    whisper: Annotated[bool, typer.Option("--whisper", help="Not for the person who is served.")] = False,
+    note: Annotated[bool, typer.Option("--note", help="To be read, not worked on.")] = False,
+    overlap: Annotated[Overlap | None, typer.Option(help="If the agent is at work; counts if it allows that.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the answers and print them.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -83,7 +93,8 @@ def send(
             target = broker.session(session)
             if not await target.exists():
                 await _begin(target)
-            sent = await target.send(words, to=names, data=_json_option(data), id=id)
+            more = {"whisper": whisper, "note": note, "overlap": overlap}
+            sent = await target.send(words, to=names, data=_json_option(data), id=id, **more)
             answer = {"session": session, "input": sent.input, "run": sent.run, "position": str(sent.position)}
             if as_json:
                 write_json(answer)

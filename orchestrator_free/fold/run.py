@@ -364,3 +364,17 @@ _RUN_EVENTS: Final[dict[str, Handler]] = {
     "error": _keep,
     "raw": _keep,
 }
+
+
+def ending(run: RunFold, status: str, error: str | None, time: str) -> Body:
+    """Return the self-contained end of a run; tool calls still open end as errors at this time."""
+    for part in list(run.parts.values()):
+        if part.get("type") == "tool" and part.get("status") == "running":
+            run.apply({"type": "tool.error", "call": part["call"], "error": "the run ended first"}, run.last, time)
+    parts = [{name: value for name, value in part.items() if name != "open"} for part in run.part_views()]
+    body: Body = {
+        "type": "run.finished", "status": status, "attempt": run.attempt, "input": run.input, "usage": run.usage,
+        "parts": parts, "attempts": run.attempts, "first": run.first, "started": run.started,
+    }  # fmt: skip
+    more = (("error", error), ("parent", run.parent), ("whisper", run.whisper or None))
+    return body | {name: value for name, value in more if value is not None}

@@ -43,7 +43,7 @@ class Fold:
         }  # fmt: skip
         self.inputs: dict[str, dict[str, Any]] = {}
         self.runs: dict[tuple[str, str], RunFold] = {}
-        self.offline: dict[str, str] = {}
+        self.offline: dict[str, dict[str, Any]] = {}
         self.presence: dict[str, dict[str, Any]] = {}
         self.state: dict[str, dict[str, Any]] = {}
         self.controls = Controls()
@@ -78,7 +78,11 @@ class Fold:
 
     def queued(self) -> Iterator[tuple[str, str]]:
         """Yield (agent, run) of what has not begun, in the order in which it was asked."""
-        for entry in self.inputs.values():
+        for agent, run, _ in self._queued():
+            yield agent, run
+
+    def _queued(self) -> Iterator[tuple[str, str, View]]:
+        for entry in sorted(self.inputs.values(), key=lambda entry: int(entry["sequence"])):
             if entry["replayed"] or entry["note"]:
                 continue
             run = run_id(entry["from"], entry["input"])
@@ -87,7 +91,18 @@ class Fold:
                 if entry["to"] == ALL and not answers(entry["floor"], agent, entry):
                     continue
                 if (agent, run) not in self.runs and not self.controls.cancels(agent, run, entry["sequence"]):
-                    yield agent, run
+                    yield agent, run, entry
+
+    def queue(self) -> list[View]:
+        """Return what has not begun, with its place among what its agent has not begun."""
+        places: dict[str, int] = {}
+        found = []
+        for agent, run, entry in self._queued():
+            place = places[agent] = places.get(agent, 0) + 1
+            found.append({
+                "agent": agent, "run": run, "input": entry["input"], "from": entry["from"], "place": place,
+            })  # fmt: skip
+        return found
 
     def asked(self, agent: str, source: Any) -> int:
         """Return the sequence of the input (`<sender>/<id>`) that a run is for, 0 if it is not known."""
@@ -113,6 +128,7 @@ class Fold:
             "inputs": self.branches.shown(sorted(self.inputs.values(), key=lambda entry: entry["sequence"])),
             "branch": self.branches.view(),
             "agents": [self._agent_view(name, runs) for name, runs in agents.items()],
+            "queue": self.queue(),
             "presence": {member: dict(said) for member, said in self.presence.items()},
             "floor": self.floor.view(),
             "state": dict(self.state),
@@ -123,12 +139,13 @@ class Fold:
         }
 
     def _agent_view(self, name: str, runs: list[RunFold]) -> View:
-        offline = name in self.offline
+        offline = self.offline.get(name)
         status = "offline" if offline else "working" if any(run.open for run in runs) else "idle"
         return {
             "agent": name,
             "status": status,
-            "reason": self.offline.get(name),
+            "reason": offline["reason"] if offline else None,
+            "back": offline["back"] if offline else None,
             "runs": [run.view() for run in runs],
         }
 
@@ -141,7 +158,7 @@ class Fold:
         fold.inputs = {f"{entry['from']}/{entry['to']}/{entry['input']}": dict(entry) for entry in view["inputs"]}
         for agent in view["agents"]:
             if agent["status"] == "offline":
-                fold.offline[agent["agent"]] = agent["reason"]
+                fold.offline[agent["agent"]] = {"reason": agent["reason"], "back": agent["back"]}
             for run in agent["runs"]:
                 fold.runs[agent["agent"], run["run"]] = RunFold.load(run)
         fold.presence = {member: dict(said) for member, said in view["presence"].items()}
@@ -233,7 +250,7 @@ def _apply_presence(fold: Fold, event: Event) -> bool:
     fold.presence.pop(member, None)
     match body["type"]:
         case "agent.offline":
-            fold.offline[member] = body.get("reason", "")
+            fold.offline[member] = {"reason": body.get("reason", ""), "back": body.get("back")}
             for run in fold.runs.values():
                 if run.agent == member and run.open:
                     run.lost = True

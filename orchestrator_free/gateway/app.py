@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import InvalidInput, SessionNotFound
+from orchestrator_free.gateway.agui import AgUi
 from orchestrator_free.gateway.bodies import NewInput, NewSession, json_answer, number, read_body, repeat_id
 from orchestrator_free.gateway.branches import Branches, send_placed
 from orchestrator_free.gateway.chat import Chat
@@ -37,7 +38,16 @@ from orchestrator_free.session import Session
 from orchestrator_free.subjects import check_name
 
 #: what a session has beside inputs and events; each describes itself
-_RESOURCES: Final[tuple[type[Resource], ...]] = (Controls, Floors, Branches, Chat, PresenceRoutes, StateRoutes, Tools)
+_RESOURCES: Final[tuple[type[Resource], ...]] = (
+    Controls,
+    Floors,
+    Branches,
+    Chat,
+    PresenceRoutes,
+    StateRoutes,
+    Tools,
+    AgUi,
+)
 
 
 class Gateway:
@@ -136,7 +146,7 @@ class Gateway:
         if placed:
             sent = await send_placed(session, body, key)
         else:
-            more = {"data": body.data, "id": key, "whisper": body.whisper, "note": body.note}
+            more = {"data": body.data, "id": key, "whisper": body.whisper, "note": body.note, "overlap": body.overlap}
             sent = await session.send(body.text, to=body.to or (), **more)
         self.metrics.inputs.inc()
         answer = {"input": sent.input, "run": sent.run, "position": str(sent.position)}

@@ -13,6 +13,8 @@ from starlette.responses import Response
 
 from orchestrator_free.errors import InvalidEvent, InvalidInput, TooLarge
 from orchestrator_free.subjects import TOKEN
+from orchestrator_free.vocabulary import InputRef
+from orchestrator_free.vocabulary.messages import Overlap
 
 BODY_BYTES: Final = 1024 * 1024
 
@@ -36,11 +38,20 @@ class NewInput(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     text: str = Field("", description="what to do")
-    to: str | Annotated[list[str], Field(max_length=200)] = Field(description="an agent, several, or `all`")
+    to: str | Annotated[list[str], Field(max_length=200)] | None = Field(
+        None, description="an agent, several, or `all`; only with edits, again or after it may be absent: as that input"
+    )
     data: Any = Field(None, description="any JSON beside the text")
     id: str | None = Field(None, description="the same id and content is sent once")
+    edits: InputRef | None = Field(None, description="the input that it is shown instead of")
+    again: InputRef | None = Field(None, description="the input that is to be answered once more; without a text")
+    after: InputRef | None = Field(None, description="the input that it goes on from; absent: the selected branch")
+    cancel: bool | None = Field(None, description="first cancel what still answers that input; by default if it edits")
     whisper: bool = Field(False, description="not for the person who is served; answered whoever has the floor")
     note: bool = Field(False, description="to be read, not worked on")
+    overlap: Overlap | None = Field(
+        None, description="what becomes of it if the agent is at work; counts if the agent allows that"
+    )
     sender: str = Field("user", alias="from", description="the member who says it")
 
 

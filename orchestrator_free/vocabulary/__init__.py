@@ -9,8 +9,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from orchestrator_free.errors import InvalidEvent
 from orchestrator_free.events import Body
 from orchestrator_free.vocabulary.asks import Answer, Ask, AskEscalated, AskExpired, AskWithdrawn
-from orchestrator_free.vocabulary.base import Payload, RunRef
+from orchestrator_free.vocabulary.base import InputRef, Payload, RunRef
 from orchestrator_free.vocabulary.messages import Cancel, Input, Outcome, Pause, Redirect, Resume, Steer
+from orchestrator_free.vocabulary.notices import NotificationDelivered, NotificationFailed, NotificationRetry
 from orchestrator_free.vocabulary.runs import (
     Data,
     File,
@@ -47,7 +48,7 @@ from orchestrator_free.vocabulary.session import (
     StateSet,
 )  # fmt: skip
 
-__all__ = ["VOCABULARY", "Data", "File", "Raw", "RunNotice", "RunRef", "Source", "explain", "validate"]
+__all__ = ["VOCABULARY", "Data", "File", "InputRef", "Raw", "RunNotice", "RunRef", "Source", "explain", "validate"]
 
 #: kind -> the payloads that may stand there; other types pass through untouched
 VOCABULARY: Final[dict[str, tuple[type[Payload], ...]]] = {
@@ -64,9 +65,10 @@ VOCABULARY: Final[dict[str, tuple[type[Payload], ...]]] = {
     "outcome": (Outcome,),
     "ask": (Ask,),
     "answer": (Answer,),
-    "stage": (AskEscalated, AskExpired, AskWithdrawn),
+    "stage": (AskEscalated, AskExpired, AskWithdrawn, LeaseLapsed),
     "floor": (Floor,),
-    "lease": (LeaseTaken, LeaseReleased, LeaseLapsed),
+    "lease": (LeaseTaken, LeaseReleased),
+    "notice": (NotificationFailed, NotificationRetry, NotificationDelivered),
 }  # fmt: skip
 
 

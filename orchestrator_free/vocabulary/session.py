@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
 from orchestrator_free.vocabulary.base import InputRef, Payload
+
+_TOKEN: Final = r"^[A-Za-z0-9_-]{1,64}$"
+
+
+class ForkedFrom(BaseModel):
+    """The session that another one began as a copy of."""
+
+    session: str
+    position: str = Field(description="up to which its history was taken over")
 
 
 class SessionCreated(Payload):
@@ -16,6 +25,7 @@ class SessionCreated(Payload):
     title: str = ""
     agents: list[str] = Field([], description="who answers inputs to `all`; empty: every agent")
     compaction: Literal["on", "off"] = Field("on", description="`off` keeps every delta of finished runs")
+    forked_from: ForkedFrom | None = Field(None, description="`{session, position}` that its history was copied from")
 
 
 class SessionUpdated(Payload):
@@ -37,6 +47,7 @@ class AgentOffline(Payload):
 
     type: Literal["agent.offline"] = "agent.offline"
     reason: str = ""
+    back: str | None = Field(None, description="RFC 3339: when it expects to be back, if it had said so")
 
 
 class StateSet(Payload):
@@ -92,20 +103,23 @@ class LeaseTaken(Payload):
 
     type: Literal["lease.taken"] = "lease.taken"
     term: int = Field(ge=1, description="one more than the last one; what is said of an earlier term does not count")
+    hold: str = Field(pattern=_TOKEN, description="random, of this taking: replicas of one name differ in it")
     seconds: float | None = Field(None, description="it lapses unless renewed in this time; null: held until released")
     data: Any = None
 
 
 class LeaseReleased(Payload):
-    """The holder gives a lease up (kind `lease`)."""
+    """The holder gives a lease up; published only over its taking (kind `lease`)."""
 
     type: Literal["lease.released"] = "lease.released"
     term: int
+    hold: str = Field(pattern=_TOKEN)
+    done: bool = Field(False, description="what it stood for is done: nobody takes it again")
     data: Any = None
 
 
 class LeaseLapsed(Payload):
-    """A lease was not renewed; the broker says it at its time, in the holder's name (kind `lease`)."""
+    """A lease was not renewed; the broker says it of the hold in the subject, in the holder's name (kind `stage`)."""
 
     type: Literal["lease.lapsed"] = "lease.lapsed"
     term: int
