@@ -22,7 +22,7 @@ from orchestrator_free.events import Body, Event
 from orchestrator_free.jetstream import Log
 from orchestrator_free.jetstream.messages import live_message
 from orchestrator_free.session import Session
-from orchestrator_free.subjects import ALL, LIVE, ROOT, Address, address, run_id
+from orchestrator_free.subjects import ALL, LIVE, ROOT, address, run_id
 from orchestrator_free.vocabulary import validate
 
 _log = structlog.get_logger("orchestrator_free.agent")
@@ -110,7 +110,7 @@ class Line:
         agent: str,
         session: Session,
         policy: Callable[[Body], str],
-        meant: Callable[[Address, str], Awaitable[bool]],
+        meant: Callable[[Event], Awaitable[bool]],
     ) -> None:
         self._log = log
         self._agent = agent
@@ -174,7 +174,7 @@ class Line:
             return False  # its run ends as failed at once
         if body.get("replayed") or body.get("note"):
             return False
-        return event.address.target != ALL or await self._meant(event.address, event.time)
+        return event.address.target != ALL or await self._meant(event)
 
     async def _entry(self, event: Event) -> Entry:
         run = run_id(event.member, event.id)

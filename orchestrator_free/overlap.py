@@ -20,7 +20,7 @@ from orchestrator_free.events import Body, Event
 from orchestrator_free.line import CHECK_SECONDS, Entry, Line
 from orchestrator_free.obedience import ActiveRun, Obedience, derived
 from orchestrator_free.session import Session
-from orchestrator_free.subjects import LIVE, Address, address
+from orchestrator_free.subjects import LIVE, address
 from orchestrator_free.vocabulary.messages import Overlap as Policy
 
 POLICIES: Final[tuple[str, ...]] = get_args(Policy)
@@ -93,7 +93,7 @@ class Overlap:
         broker: Broker,
         agent: str,
         obedience: Obedience,
-        meant: Callable[[Address, str], Awaitable[bool]],
+        meant: Callable[[Event], Awaitable[bool]],
         *,
         policy: str,
         override: bool,
@@ -104,7 +104,7 @@ class Overlap:
             broker: the connection.
             agent: whose inputs.
             obedience: its side of controls.
-            meant: whether an input to everybody, stored at a time, is for this agent.
+            meant: whether an input to everybody is for this agent.
             policy: what the agent declares.
             override: whether an input may say otherwise.
         """

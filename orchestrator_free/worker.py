@@ -21,10 +21,12 @@ from orchestrator_free.attempts import AgentSettings, Attempts, Handler
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import BrokerError, InvalidEvent
 from orchestrator_free.events import Body, Event, decode
+from orchestrator_free.floor import Turn, turn
 from orchestrator_free.jetstream import Delivery, PullConsumer
 from orchestrator_free.obedience import ActiveRun, Obedience
-from orchestrator_free.overlap import GO, Overlap, Place
-from orchestrator_free.subjects import ALL, Address, parse, run_id
+from orchestrator_free.overlap import GO, Overlap, Place, Ruling
+from orchestrator_free.session import Session
+from orchestrator_free.subjects import ALL, parse, run_id
 from orchestrator_free.vocabulary import validate
 
 _log = structlog.get_logger("orchestrator_free.agent")
@@ -66,7 +68,7 @@ class Worker:
         self.obedience = Obedience(broker, name)
         self.attempts = Attempts(name, settings, handler, broker, self.obedience, self._instance)
         policy, override = settings.overlap, settings.overlap_override
-        self.overlap = Overlap(broker, name, self.obedience, self._is_meant, policy=policy, override=override)
+        self.overlap = Overlap(broker, name, self.obedience, self._counts, policy=policy, override=override)
 
     async def serve(self, ready: Callable[[], None]) -> None:
         """Work until cancelled; `ready` is called when inputs are taken."""
@@ -186,8 +188,9 @@ class Worker:
             await hold.delivery.ack()
             return
         body, problem = _read_input(message.payload)
-        aside = body.get("replayed") or body.get("note")
-        if aside or (where.target == ALL and not await self._is_meant(where, message.time)):
+        event = Event(message.sequence, message.time, where, body)
+        mine = Turn(mine=False) if body.get("replayed") else await self._turn(event)
+        if not mine.mine and not mine.refusal:
             await hold.delivery.ack()
             return
         key = (where.session, run_id(where.member, where.id))
@@ -197,9 +200,8 @@ class Worker:
         self._active[key] = hold
         beat = asyncio.create_task(self._beat(hold))
         active = self.obedience.enter(*key, message.sequence)
-        event = Event(message.sequence, message.time, where, body)
         try:
-            if await self._deal(hold, event, problem, active, place):
+            if await self._deal(hold, event, mine, problem, active, place):
                 self.overlap.ended(*key)
                 await hold.delivery.ack()
         except asyncio.CancelledError:
@@ -210,9 +212,14 @@ class Worker:
             del self._active[key]
             await self.obedience.leave(active)
 
-    async def _deal(self, hold: _Hold, event: Event, problem: str, active: ActiveRun, place: Place) -> bool:
-        """Do with an input what the rules of overlap say; return whether it is dealt with."""
-        ruling = GO if problem else await self.overlap.rule(event, active, place)
+    async def _deal(
+        self, hold: _Hold, event: Event, mine: Turn, problem: str, active: ActiveRun, place: Place
+    ) -> bool:  # fmt: skip
+        """Do with an input what the floor and the rules of overlap say; return whether it is dealt with."""
+        if mine.refusal:
+            ruling = Ruling("rejected", mine.refusal)
+        else:
+            ruling = GO if problem else await self.overlap.rule(event, active, place)
         if ruling.lost or hold.lost:
             return False
         if ruling.back is not None:
@@ -222,12 +229,26 @@ class Worker:
         fresh = hold.delivery.attempt == 1
         return await self.attempts.attempt(event.address, event.body, active, ruling, problem=problem, fresh=fresh)
 
-    async def _is_meant(self, where: Address, sent: str) -> bool:
+    async def _turn(self, event: Event) -> Turn:
+        """Return whether an input is for this agent: as the floor stood when it came, and else as it is addressed."""
+        where = event.address
+        session = self._broker.session(where.session)
+        found = await turn(session, self._name, where, event.body, event.sequence, shy=self._settings.shy)
+        if found.mine is not None:
+            return found
+        return Turn(mine=where.target != ALL or await self._is_meant(session, event))
+
+    async def _is_meant(self, session: Session, event: Event) -> bool:
         """Whether an input to everybody is for this agent too: it is named, or nobody is and it was there already."""
-        agents = (await self._broker.session(where.session).meta())["agents"]
+        agents = (await session.meta())["agents"]
         if agents:
             return self._name in agents
-        return datetime.fromisoformat(sent) >= datetime.fromisoformat(self._since[where.shard])
+        since = self._since[event.address.shard]
+        return datetime.fromisoformat(event.time) >= datetime.fromisoformat(since)
+
+    async def _counts(self, event: Event) -> bool:
+        """Whether an input to everybody is one that this agent does a run for."""
+        return bool((await self._turn(event)).mine)
 
     async def _beat(self, hold: _Hold) -> None:
         """Tell the broker that the run lives."""
