@@ -19,6 +19,7 @@ from starlette.routing import Route
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import InvalidInput, SessionNotFound
 from orchestrator_free.gateway.agui import AgUi
+from orchestrator_free.gateway.asks import AskRoutes
 from orchestrator_free.gateway.bodies import NewInput, NewSession, json_answer, number, read_body, repeat_id
 from orchestrator_free.gateway.branches import Branches, send_placed
 from orchestrator_free.gateway.chat import Chat
@@ -40,6 +41,7 @@ from orchestrator_free.subjects import check_name
 #: what a session has beside inputs and events; each describes itself
 _RESOURCES: Final[tuple[type[Resource], ...]] = (
     Controls,
+    AskRoutes,
     Floors,
     Branches,
     Chat,

@@ -15,10 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from orchestrator_free.errors import InvalidInput, SessionExists
+from orchestrator_free.errors import InvalidInput
 from orchestrator_free.fold import Fold
 from orchestrator_free.gateway.bodies import json_answer, read_body
-from orchestrator_free.gateway.channel import Channel
 from orchestrator_free.gateway.fallback import FeedResponse
 from orchestrator_free.gateway.openapi import body, operation, query
 from orchestrator_free.gateway.resource import Resource
@@ -100,9 +99,7 @@ class Chat(Resource):
         said = await read_body(request, ChatBody)
         member = check_name("member", request.query_params.get("member", "user"))
         name = check_name("id", said.id if said.id is not None else _made_up(said.messages))
-        session = self.broker.as_member(member).session(name)
-        if not await session.exists():
-            await _begin(session)
+        session = await self.begun(name, member)
         cursor, sender, input = await self._say(session, member, said)
         return await self._tell(request, session.id, sender, input, cursor)
 
@@ -120,21 +117,15 @@ class Chat(Resource):
     async def stream(self, request: Request) -> Any:
         """Stream the answer in the making; 204 if there is none."""
         name, _, run = request.path_params["session"].partition(_RUN_MARK)
-        channel = await self._caught_up(check_name("session", name))
+        channel = await self.caught_up(check_name("session", name))
         found = _asked(channel.fold, run)
         cursor = request.headers.get("last-event-id", "")
         if found is None or (not run and not cursor and Answer(*found).complete(channel.fold)):
             return Response(status_code=204)
         return await self._tell(request, name, *found, cursor)
 
-    async def _caught_up(self, session: str) -> Channel:
-        channel = await self.hub.channel(session)
-        if self.hub.broker.log.wire.connected.is_set():
-            await channel.reach()  # what was just said at another gateway is here, too
-        return channel
-
     async def _tell(self, request: Request, session: str, sender: str, input: str, cursor: str) -> FeedResponse:
-        channel = await self._caught_up(session)
+        channel = await self.caught_up(session)
         stream = MessageStream(session, sender, input, profile=_profile(request), cursor=cursor)
 
         def tell() -> tuple[bytes, bool]:
@@ -159,16 +150,9 @@ class Chat(Resource):
 
     async def messages(self, request: Request) -> Response:
         """Return the conversation; an answer in the making is left to its stream."""
-        channel = await self._caught_up(check_name("session", request.path_params["session"]))
+        channel = await self.caught_up(check_name("session", request.path_params["session"]))
         found = ui_messages(channel.fold, answers(channel.fold), profile=_profile(request))
         return json_answer(found, 200, **{"cache-control": "no-cache"})
-
-
-async def _begin(session: Session) -> None:
-    try:
-        await session.create()
-    except SessionExists:
-        return  # another device was first
 
 
 def _frame(place: str, chunk: dict[str, Any]) -> bytes:

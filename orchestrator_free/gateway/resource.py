@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.routing import Route
 
 from orchestrator_free.broker import Broker
-from orchestrator_free.errors import SessionNotFound
+from orchestrator_free.errors import SessionExists, SessionNotFound
 from orchestrator_free.session import Session
 from orchestrator_free.subjects import check_name
 
 if TYPE_CHECKING:
+    from orchestrator_free.gateway.channel import Channel
     from orchestrator_free.gateway.hub import Hub
 
 
@@ -41,3 +43,22 @@ class Resource:
         if self.hub.hot(session.id) is None and not await session.exists():
             raise SessionNotFound(session.id)
         return session
+
+    async def begun(self, name: str, member: str) -> Session:
+        """Return a session as a member sees it; begun if it is new.
+
+        Raises:
+            InvalidName: the id cannot be one.
+        """
+        session = self.broker.as_member(member).session(name)
+        if self.hub.hot(session.id) is None and not await session.exists():
+            with contextlib.suppress(SessionExists):  # another device was first
+                await session.create()
+        return session
+
+    async def caught_up(self, session: str) -> Channel:
+        """Return the channel of a session, with what was just said at another gateway."""
+        channel = await self.hub.channel(session)
+        if self.hub.broker.log.wire.connected.is_set():
+            await channel.reach()
+        return channel

@@ -38,7 +38,7 @@ class Step(NamedTuple):
         run: to which run; None for the answer as a whole.
         key: names the part within the answer, the same in every telling.
         part: the part as the fold has it, or the ask.
-        text: what is new of it.
+        text: what is new of it; of `tool.called` whether its input was told piece by piece.
     """
 
     kind: Kind
@@ -273,8 +273,8 @@ def _tell_tool(run: RunFold, key: str, part: dict[str, Any], told: _Told) -> Ite
         if new := _rest(part, told):
             yield Step("tool.grew", run, key, part, new)
         if not part.get("open") or over:
-            told.stage, told.size = _CALLED, 0
-            yield Step("tool.called", run, key, part)
+            streamed, told.stage, told.size = bool(told.size), _CALLED, 0
+            yield Step("tool.called", run, key, part, "streamed" if streamed else "")
     if told.stage == _CALLED:
         if part.get("status") == "running" and not over:
             size = 0 if part.get("output") is None else binascii.crc32(orjson.dumps(part["output"]))

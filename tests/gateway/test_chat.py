@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from orchestrator_free import Broker
 
-CLIENTS = Path(__file__).parents[1] / "clients"
 VERSIONS = ("ai50", "ai5", "ai60", "ai6", "ai7")
 ANSWER = """
 await run.reasoning("thinking ")
@@ -56,23 +55,26 @@ class App:
         return dict(json.loads(text))
 
 
+@asynccontextmanager
+async def running(folder: Path, script: str, *arguments: str) -> AsyncIterator[App]:
+    """Run an app."""
+    process = await asyncio.create_subprocess_exec(
+        "node", script, *arguments, cwd=folder, limit=2**24,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield App(process)
+    finally:
+        process.kill()
+        await process.wait()
+
+
 @pytest.fixture
 def app(gateway: Any, clients: Path) -> Callable[..., Any]:
     """Start an app: `async with app("ai5", chat) as tab:`."""
-
-    @asynccontextmanager
-    async def start(version: str, chat: str, *, port: int = 0) -> AsyncIterator[App]:
-        process = await asyncio.create_subprocess_exec(
-            "node", "chat.mjs", version, f"http://127.0.0.1:{port or gateway.port}/api/chat", chat, cwd=clients,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, limit=2**24,
-        )  # fmt: skip
-        try:
-            yield App(process)
-        finally:
-            process.kill()
-            await process.wait()
-
-    return start
+    return lambda version, chat: running(
+        clients, "chat.mjs", version, f"http://127.0.0.1:{gateway.port}/api/chat", chat
+    )
 
 
 @pytest.fixture
