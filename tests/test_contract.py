@@ -252,10 +252,10 @@ async def coordinate(session: Session, input: str) -> None:
             "",
             {"type": "floor", "step": "request", "holder": None, "request": {"from": "ann", "to": "bob"}},
         ),
-        ("lease", "", "l1", {"type": "lease.taken", "term": 1, "seconds": 5}),
-        ("lease", "", "l1", {"type": "lease.released", "term": 1}),
-        ("lease", "", "l2", {"type": "lease.taken", "term": 1}),
-        ("lease", "", "l2", {"type": "lease.lapsed", "term": 1}),
+        ("lease", "", "l1", {"type": "lease.taken", "term": 1, "hold": "h1", "seconds": 5}),
+        ("lease", "", "l1", {"type": "lease.released", "term": 1, "hold": "h1"}),
+        ("lease", "", "l2", {"type": "lease.taken", "term": 1, "hold": "h2"}),
+        ("stage", "l2", "h2", {"type": "lease.lapsed", "term": 1}),
     ]
     for kind, target, id, body in said:
         await session.append(kind, body, target=target, id=id)
@@ -344,7 +344,7 @@ KNOWN: dict[str, dict[str, Any]] = {
     "presence": {"type": "presence.set", "status": "away"}, "state": {"type": "state.set"}, "ctl": {"type": "cancel"},
     "outcome": {"type": "outcome", "state": "applied"}, "ask": {"type": "ask"}, "answer": {"type": "answer"},
     "stage": {"type": "ask.escalated", "to": []}, "floor": {"type": "floor", "step": "release", "holder": None},
-    "lease": {"type": "lease.taken", "term": 1},
+    "lease": {"type": "lease.taken", "term": 1, "hold": "h1"},
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import orjson
 from orchestrator_free.errors import InvalidEvent
 from orchestrator_free.events import Event
 from orchestrator_free.fold.run import View
+from orchestrator_free.subjects import ALL
 from orchestrator_free.vocabulary import validate
 
 Why = Literal["closed", "not asked", "answered", "value"]
@@ -123,9 +124,10 @@ def refusal(ask: View, member: str, value: Any) -> Refusal | None:
     """Return why an answer to an ask as it stands would not count; None if it would."""
     if ask["status"] != "open":
         return Refusal("closed", f"the ask is {ask['status']} already")
-    if member == ask["from"] and member not in ask["to"]:
+    everybody = ALL in ask["to"]
+    if member == ask["from"] and member not in ask["to"] and not everybody:
         return Refusal("not asked", "who asks does not answer")
-    if ask["to"] and member not in ask["to"]:
+    if ask["to"] and member not in ask["to"] and not everybody:
         return Refusal("not asked", f"{member} is not asked, only {', '.join(ask['to'])}")
     if any(answer["member"] == member and answer["counts"] for answer in ask["answers"]):
         return Refusal("answered", f"{member} has answered already")

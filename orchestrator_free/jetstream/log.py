@@ -345,8 +345,8 @@ class Log:
         await self.wire.publish(AT + subject, payload, schedule=(at, DUE + subject))
 
     async def forget_later(self, subject: str) -> None:
-        """Let the broker not say what it was to say later on a subject."""
-        await self.wire.publish(AT + subject, b"", rollup=True)
+        """Let the broker not say what it was to say later on a subject; what says so does not stay, either."""
+        await self.wire.publish(AT + subject, b"", rollup=True, ttl="60s")
 
     async def purge_later(self, subject: str) -> None:
         """Drop all that the broker was to say on subjects that a filter matches."""

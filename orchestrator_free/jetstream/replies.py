@@ -20,7 +20,13 @@ TRY_AGAIN: Final = frozenset({10008, 10009, 10158, 10164, 10039, 10167})
 
 
 def publish_header(
-    expect: int | None, expect_filter: str, *, rollup: bool, message_id: str, schedule: tuple[str, str] | None = None
+    expect: int | None,
+    expect_filter: str,
+    *,
+    rollup: bool,
+    message_id: str,
+    schedule: tuple[str, str] | None = None,
+    ttl: str = "",
 ) -> bytes:
     """Return the header that says under which conditions a message is stored; empty for none.
 
@@ -38,6 +44,8 @@ def publish_header(
         lines += "Nats-Rollup: sub\r\n"
     if message_id:
         lines += f"Nats-Msg-Id: {message_id}\r\n"
+    if ttl:
+        lines += f"Nats-TTL: {ttl}\r\n"
     return f"NATS/1.0\r\n{lines}\r\n".encode() if lines else b""
 
 

@@ -186,6 +186,7 @@ class Wire(Connection):
         rollup: bool = False,
         message_id: str = "",
         schedule: tuple[str, str] | None = None,
+        ttl: str = "",
         deadline: float = PUBLISH_DEADLINE_SECONDS,
     ) -> int:
         """Publish and wait until it is stored; return its sequence.
@@ -200,13 +201,16 @@ class Wire(Connection):
             message_id: for publishes that do not expect a sequence: dedupes retries within the broker's window.
             schedule: (time as RFC 3339, subject): the broker says the payload there and then. One schedule stands on a
                 subject; the next message on it takes its place.
+            ttl: the broker drops it after this time, e.g. `60s`.
             deadline: seconds, retries and reconnects included.
 
         Raises:
             Conflict: somebody else wrote first.
             TooLarge, StorageFull, PermissionDenied, BrokerTimeout: as they say; nothing is retried by the caller.
         """
-        header = publish_header(expect, expect_filter, rollup=rollup, message_id=message_id, schedule=schedule)
+        header = publish_header(
+            expect, expect_filter, rollup=rollup, message_id=message_id, schedule=schedule, ttl=ttl
+        )
         if len(header) + len(payload) > self.max_payload:
             raise TooLarge(f"{len(payload)} bytes are more than the broker takes in one message ({self.max_payload})")
         loop = asyncio.get_running_loop()

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.events import Body
-from orchestrator_free.subjects import check_name
+from orchestrator_free.subjects import ALL, check_name
 from orchestrator_free.vocabulary import validate
 
 #: how far ahead the broker is told what to say
@@ -49,7 +49,7 @@ def _check_members(to: list[str], escalations: list[tuple[float, list[str]]], qu
         raise InvalidInput("an ask to everybody cannot be escalated: say whom it is for first")
     if len(escalations) > MOST_ESCALATIONS:
         raise InvalidInput(f"{len(escalations)} escalations are more than {MOST_ESCALATIONS}")
-    if to and rule in ("quorum", "count") and quorum > len(set(asked)):
+    if to and ALL not in to and rule in ("quorum", "count") and quorum > len(set(asked)):
         raise InvalidInput(f"quorum: {quorum} of {len(set(asked))} members cannot come together")
 
 

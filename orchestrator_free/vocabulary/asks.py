@@ -27,7 +27,9 @@ class Ask(Payload):
     about: str = Field("question", description="approval, question, tool, vote, bids, barrier, or a word of yours")
     text: str = Field("", description="for people")
     data: Any = Field(None, description="anything beside the text, e.g. the tool and its input")
-    to: list[str] = Field([], description="whose answers count; empty: everybody but the one who asks")
+    to: list[str] = Field(
+        [], description="whose answers count; empty: everybody but the one who asks; `all`: that one, too"
+    )
     options: list[str] | None = Field(None, description="the values that can be answered; null: any JSON")
     rule: Literal["quorum", "count", "highest", "lowest"] = Field(
         "quorum",
