@@ -18,7 +18,8 @@ from orchestrator_free.events import Body
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.fold.branches import Branches as Tree
 from orchestrator_free.fold.branches import in_tree, key_of, reference
-from orchestrator_free.subjects import ALL, run_id
+from orchestrator_free.subjects import ALL, check_name, run_id
+from orchestrator_free.vocabulary import validate
 
 if TYPE_CHECKING:
     from orchestrator_free.session import Sent, Session
@@ -112,10 +113,11 @@ class Branches:
             data = first["data"]
         chosen = secrets.token_hex(16) if id is None else id
         self._refuse_itself(chosen, first)
-        if cancel:
-            await self._cancel(view, key_of(first), chosen)
-        targets = to or [entry["to"] for entry in entries]
+        targets = [entry["to"] for entry in entries] if to is None else [to] if isinstance(to, str) else list(to)
         where: Body = {place: reference(key_of(first))}
+        if cancel:
+            _check(targets, chosen, {"type": "input", "text": said} | where)  # nothing is cancelled in vain
+            await self._cancel(view, key_of(first), chosen)
         return await self._session.send(said or "", to=targets, data=data, id=chosen, place=where)
 
     def _refuse_itself(self, id: str, entry: View) -> None:
@@ -201,6 +203,19 @@ def tree_of(view: View) -> View:
             "selected": key in path,
         }
     return {"position": view["position"], **view["branch"], "inputs": list(inputs.values())}
+
+
+def _check(targets: list[str], id: str, body: Body) -> None:
+    """Check what is about to be sent.
+
+    Raises:
+        InvalidInput: it would be refused.
+    """
+    if not targets:
+        raise InvalidInput("an input needs somebody it is for: pass an agent's name, or 'all'")
+    for name in (*targets, id):
+        check_name("input target or id", name)
+    validate("in", body)
 
 
 def _derived(id: str, run: str) -> str:

@@ -19,7 +19,7 @@ from orchestrator_free.entries import Entry
 from orchestrator_free.errors import InvalidInput, PositionLost
 from orchestrator_free.events import Body, Event, encode
 from orchestrator_free.fold import FINAL, Fold
-from orchestrator_free.fold.run import ending
+from orchestrator_free.fold.run import ENDING_BYTES, ending
 from orchestrator_free.jetstream.objects import object_name
 from orchestrator_free.subjects import Address, Position, address, check_name
 from orchestrator_free.vocabulary import validate
@@ -168,7 +168,7 @@ class _History:
             body = {name: value for name, value in body.items() if name not in ("parts", "attempts")}
             body["object"] = run.object
         payload = encode(body)
-        if len(payload) > self._largest:
+        if len(payload) > min(ENDING_BYTES, self._largest):
             body = self._outsourced(body)
             payload = encode(body)
         return Stored(event._replace(body=body), payload, True)

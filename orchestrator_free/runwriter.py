@@ -18,7 +18,7 @@ import orjson
 from orchestrator_free.errors import Conflict, OrchestratorFreeError, RunFenced, RunFinished
 from orchestrator_free.events import Body, encode
 from orchestrator_free.fold import RunFold
-from orchestrator_free.fold.run import ending
+from orchestrator_free.fold.run import ENDING_BYTES, ending
 from orchestrator_free.jetstream import Objects, Wire
 from orchestrator_free.jetstream.objects import object_name
 from orchestrator_free.vocabulary import validate
@@ -34,7 +34,7 @@ DELTAS: Final = {
 #: bytes a handler may be ahead of the broker before its writes wait
 _AHEAD: Final = 512 * 1024
 #: a finished run above this goes to the object store
-INLINE_LIMIT: Final = 256 * 1024
+INLINE_LIMIT: Final = ENDING_BYTES
 _HEADROOM: Final = 8 * 1024
 
 

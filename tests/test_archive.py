@@ -37,8 +37,10 @@ from orchestrator_free.subjects import run_id
 Eventually = Callable[..., Awaitable[Any]]
 Fresh = Callable[[str], str]
 
-#: what an import may change: places in the log, times the broker stamps, and the mark of imported inputs
-STAMPED = {"session", "position", "sequence", "first", "last", "revision", "time", "created", "finished", "replayed"}
+#: what an import may change: places in the log, times the broker stamps, and the mark of imported inputs: none waits
+STAMPED = {
+    "session", "position", "sequence", "first", "last", "revision", "time", "created", "finished", "replayed", "queue",
+}  # fmt: skip
 
 #: in three pieces
 COVER = bytes(range(256)) * 4000

@@ -374,6 +374,9 @@ async def test_a_place_that_makes_no_sense_is_refused_before_anything_is_sent(
         await session.branches.send(text, place=place, about="i1", to=name, id="i1")
     with pytest.raises(InvalidInput, match=r"repeats|needs a text"):
         await session.branches.send(None if text else "x", place=place, about="i1", to=name)
+    for wrong in ({"to": "a.b"}, {"to": []}, {"id": "a b"}):
+        with pytest.raises(InvalidInput):
+            await session.branches.send(text, place=place, about="i1", cancel=True, **wrong)
     with pytest.raises(SessionNotFound):
         await ann.session(fresh("s")).branches.send(text, place=place, about="i1", to=name)
     with pytest.raises(InvalidEvent, match=place):

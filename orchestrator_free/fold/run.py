@@ -19,6 +19,8 @@ View = dict[str, Any]
 
 #: states a run does not leave
 FINAL: Final = frozenset({"done", "error", "cancelled", "failed", "rejected"})
+#: an end beyond it has its parts in an object
+ENDING_BYTES: Final = 256 * 1024
 #: beyond it JSON readers lose digits, or refuse
 _LARGEST_INTEGER: Final = 2**63 - 1
 
