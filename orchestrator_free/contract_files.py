@@ -29,7 +29,9 @@ _AMBIGUOUS: Final = frozenset({"y", "n", "yes", "no", "on", "off", "true", "fals
 
 #: who stands in the examples
 _AGENT: Final = "outliner"
-_MEMBERS: Final = (("core", "gateway"), ("agent", _AGENT), ("service", "billing"), ("observer", "dashboard"))
+_MEMBERS: Final = (
+    ("core", "gateway"), ("agent", _AGENT), ("service", "billing"), ("notifier", "notify"), ("observer", "dashboard"),
+)  # fmt: skip
 
 _ABOUT_KIND: Final = {
     "in": "An input: a message addressed to a member; the append is the work item.",
@@ -42,6 +44,7 @@ _ABOUT_KIND: Final = {
     "answer": "A member's word on an ask.",
     "stage": "What ends or widens an ask beside its answers.",
     "floor": "Who answers the person now; each step says the whole state.",
+    "notice": "What a service says of its own work: a notification that reached nobody.",
     "lease": "Who holds something; the last word on a lease, over all members, counts.",
     "state": "The value of a shared key; the last message of the key, over all members, is its value.",
 }
@@ -57,6 +60,9 @@ def files(shards: int = 1) -> dict[str, str]:
         "streams/objects.json": _json(contract.object_stream(settings)),
         "consumers/agent.json": _json(contract.agent_consumer(0, _AGENT)),
         "consumers/service.json": _json(contract.service_consumer(0, "billing")),
+        "consumers/notifier.json": _json(
+            contract.notifier_consumer(0, "notify", ("run", "ask", "presence", "floor"), "2026-01-01T00:00:00Z")
+        ),
     }
     found |= {f"schemas/{name}.json": _json(schema) for name, schema in schemas().items()}
     found["asyncapi.yaml"] = f"# Written by `{COMMAND}`.\n{to_yaml(asyncapi())}"

@@ -35,6 +35,7 @@ KINDS: Final[dict[str, tuple[str, ...]]] = {
     "answer": ("id",),
     "stage": ("target", "id"),
     "lease": ("id",),
+    "notice": ("id",),
     "floor": (),
     "meta": (),
     "presence": (),

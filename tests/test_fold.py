@@ -95,7 +95,8 @@ class Author:
                     desk.fold.apply(event.body, event.sequence, event.time)
         sender, source = next(found for found in self.inputs if run_id(*found) == desk.run)
         body = {"type": "run.started", "attempt": desk.fold.attempt + 1, "input": f"{sender}/{source}", "replica": "x"}
-        self.write(desk, body | ({"parent": {"agent": "planner", "run": "r0"}} if number else {}))
+        more = {"parent": {"agent": "planner", "run": "r0"}} if number else {}
+        self.write(desk, body | more | ({"whisper": True} if number > 3 else {}))
         desk.parts, desk.text = number, ""
 
     def settle(self, agent: str, number: int) -> None:
@@ -122,6 +123,7 @@ class Author:
                 if event.member == desk.agent and event.id == desk.run and event.sequence < shown.cancelled:
                     kept.apply(event.body, event.sequence, event.time)
             kept.attempt, kept.input, kept.first = desk.fold.attempt, desk.fold.input, kept.first or desk.fold.first
+            kept.whisper = desk.fold.whisper
             body = finished(kept, "cancelled", word or None)
         else:
             body = finished(desk.fold, ("done", "error", "cancelled", "failed")[number % 4], word or None)
@@ -130,11 +132,13 @@ class Author:
         self.append(desk.agent, "run", body, id=desk.run)
         desk.run, desk.fold = "", None
 
-    def floor_step(self, number: int, word: str) -> Body:
-        """Return one of the steps of a hand-off; each says the whole state."""
-        step = ("take", "request", "accept", "return", "release")[number % 5]
-        request = {"from": "outliner", "to": "desk", "reason": word} if step == "request" else None
-        return {"type": "floor", "step": step, "holder": None if step == "release" else "desk", "request": request}
+    def pass_on(self, member: str, number: int, word: str) -> None:
+        """Take one of the steps of a hand-off; each says the whole state."""
+        holder = next((event.body["holder"] for event in reversed(self.events) if event.kind == "floor"), None)
+        step = ("take", "request", "accept", "return", "release", "decline")[number % 6]
+        request = {"from": member, "to": "desk", "reason": word} if step == "request" else None
+        holder = {"take": member, "accept": member, "release": None, "return": "desk"}.get(step, holder)
+        self.append(member, "floor", {"type": "floor", "step": step, "holder": holder, "request": request})
 
     def ask(self, number: int, word: str) -> Body:
         """Return an approval, a vote, a barrier, a call for bids, or a question."""
@@ -250,7 +254,7 @@ class Author:
                     ("ann", "bob", *AGENTS)[place % 4], "presence", {"type": name, "status": status, "reason": word}
                 )
             case "floor":
-                self.append(("ann", "desk")[place % 2], "floor", self.floor_step(number, word))
+                self.pass_on(("ann", "desk", *AGENTS)[place % 4], number, word)
             case "ask":
                 self.append(desk.agent, "ask", self.ask(number, word), id=f"q{len(self.events)}")
             case "answer":
@@ -355,7 +359,9 @@ def entities(events: list[Event]) -> list[Event]:
     """What a compact read takes of a log: the last event of each subject, and runs without a self-contained end whole."""
     last = {event.address: event for event in events}
     whole = {
-        where for where, event in last.items() if where.kind not in ("run", "meta") or event.type == "session.created"
+        where
+        for where, event in last.items()
+        if where.kind not in ("run", "meta", "floor") or event.type == "session.created"
     }
     whole |= {where for where, event in last.items() if event.type == "run.finished"}
     return [event for event in events if event.address not in whole or last[event.address] is event]
@@ -472,7 +478,7 @@ SMALLEST: dict[str, list[Body]] = {
         {"type": "ask.escalated", "to": []}, {"type": "ask.expired"}, {"type": "ask.withdrawn"},
         {"type": "lease.lapsed", "term": 1},
     ],
-    "floor": [{"type": "floor", "step": "take", "holder": None}],
+    "floor": [{"type": "floor", "step": "release", "holder": None}],
     "lease": [
         {"type": "lease.taken", "term": 1, "hold": "h1"}, {"type": "lease.released", "term": 1, "hold": "h1"},
     ],
@@ -751,7 +757,7 @@ def test_a_finished_run_replaces_what_was_folded_and_nothing_comes_after_it() ->
 
     assert fold.skipped == len(late)
     assert seen(fold)["agents"] == [{"agent": "outliner", "status": "idle", "reason": None, "runs": [
-        {"run": "R", "agent": "outliner", "input": "ann/I", "parent": None, "into": None, "waiting": None, "stalled": None, "status": "error", "cancelled": None, "attempt": 2, "attempts": [],
+        {"run": "R", "agent": "outliner", "input": "ann/I", "parent": None, "whisper": False, "into": None, "waiting": None, "stalled": None, "status": "error", "cancelled": None, "attempt": 2, "attempts": [],
          "started": at(5), "finished": at(4000), "usage": {"n": 1}, "error": "no", "object": None, "first": 1, "last": 4,
          "parts": [{"type": "text", "part": "1", "text": "whole"}]}]}]  # fmt: skip
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 BROKER = Path(__file__).parents[1] / "broker"
-USERS = ("gateway", "outliner", "billing", "dashboard", "system")
+USERS = ("gateway", "outliner", "billing", "notify", "dashboard", "system")
 
 
 @dataclass

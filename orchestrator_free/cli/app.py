@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from orchestrator_free.broker import DEFAULT_URL
-from orchestrator_free.cli import branches, control, desk, floor, notify, serve, state
+from orchestrator_free.cli import asks, branches, control, desk, floor, notify, presence, serve, state
 from orchestrator_free.cli.options import (
     AsJson,
     Ca,
@@ -48,11 +48,15 @@ app.command("lag")(serve.lag)
 app.command("notify")(notify.notify)
 for _command in (control.cancel, control.steer, control.redirect, control.pause, control.resume):
     app.command(_command.__name__, rich_help_panel="Control")(_command)
+for _word in (asks.asks, asks.approve, asks.deny, asks.answer, asks.ask, asks.withdraw):
+    app.command(_word.__name__, rich_help_panel="Asks")(_word)
 for _going_back in (branches.edit, branches.regenerate, branches.branch, branches.fork):
     app.command(_going_back.__name__, rich_help_panel="Branches")(_going_back)
 app.command("desk", rich_help_panel="Floor")(desk.desk)
 app.command("floor", rich_help_panel="Floor")(floor.floor)
 app.command("brief", rich_help_panel="Floor")(floor.brief)
+for _presence in (presence.presence, presence.away, presence.back):
+    app.command(_presence.__name__, rich_help_panel="Presence")(_presence)
 app.command("tools", rich_help_panel="State")(state.tools)
 app.add_typer(state.state_app, name="state", rich_help_panel="State")
 
@@ -93,8 +97,8 @@ def send(
             target = broker.session(session)
             if not await target.exists():
                 await _begin(target)
-            more = {"whisper": whisper, "note": note, "overlap": overlap}
-            sent = await target.send(words, to=names, data=_json_option(data), id=id, **more)
+            beside = _json_option(data)
+            sent = await target.send(words, to=names, data=beside, id=id, whisper=whisper, note=note, overlap=overlap)
             answer = {"session": session, "input": sent.input, "run": sent.run, "position": str(sent.position)}
             if as_json:
                 write_json(answer)
@@ -177,9 +181,14 @@ def show(session: SessionName, as_json: AsJson = False) -> None:
             write_json(view)
             return
         out.print(render_head(view))
+        for line in presence.render_said(view):
+            out.print(line)
         for entry in view["inputs"]:
             out.print(Text.assemble((f"{entry['from']} → {entry['to']}: ", "bold"), clean(entry["text"][:500])))
         out.print(render_view(view))
+        for ask in view["asks"]:
+            if ask["status"] == "open":
+                out.print(asks.describe(ask), highlight=False)
 
     run(work())
 

@@ -59,6 +59,10 @@ class Delivery:
         """
         await self._wire.patiently(self._reply, b"+ACK", b"", 10.0)
 
+    def ack_soon(self) -> None:
+        """Done, without waiting for the broker to note it: for what may well come once more."""
+        self._wire.send(self._reply, b"+ACK")
+
     def in_progress(self) -> None:
         """Still at work: restart the time in which it must be acknowledged."""
         self._wire.send(self._reply, b"+WPI")
@@ -137,6 +141,11 @@ class PullConsumer:
     async def _create(self) -> dict[str, Any]:
         body = {"stream_name": self._stream, "config": self._config, "action": ""}
         return await self._wire.api(f"CONSUMER.CREATE.{self._stream}.{self._name}", body)
+
+    def in_progress(self) -> None:
+        """Restart the time of everything that waits here."""
+        for delivery in self._ready:
+            delivery.in_progress()
 
     def close(self) -> None:
         """Stop pulling; what waits here unacknowledged is delivered again elsewhere. Safe to call twice."""
