@@ -70,7 +70,8 @@ def stream_config(shard: int, settings: StreamSettings) -> dict[str, Any]:
         "duplicate_window": min(_DUPLICATES_SECONDS, settings.max_age_seconds or _DUPLICATES_SECONDS) * _SECOND,
         "allow_direct": True,
         "allow_rollup_hdrs": True,
-        "allow_msg_ttl": True,
+        # What is due carries a TTL for the stream it comes from; here nothing may vanish that was said.
+        "allow_msg_ttl": False,
         "allow_atomic": True,
         # Schedules do not go with `discard: new`: they have a stream of their own, whose due messages come in here.
         "sources": [

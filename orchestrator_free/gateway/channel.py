@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from datetime import datetime
 from typing import Final
 
 import structlog
@@ -191,7 +190,7 @@ class Channel:
         if self._listeners:
             self._tell_listeners()
         if self._clients:
-            self.metrics.delivery_latency.observe(_age(frames[0]))
+            self.metrics.delivery_latency.observe(frames[0].age())
         if self.fold.deleted:
             self._end("deleted")
         elif any(frame.address.kind in _MAY_END for frame in frames):
@@ -402,10 +401,3 @@ class Channel:
                 self.metrics.cuts.labels("slow").inc()
                 feed.send(control("cut", {"reason": "slow"}, form=client.selection.form))
                 feed.cut()
-
-
-def _age(frame: Frame) -> float:
-    """Return the seconds since a frame's event was stored, by this host's clock; never below zero."""
-    start = frame.sse.index(b'"time":"') + 8
-    stamp = frame.sse[start : frame.sse.index(b'"', start)].decode()
-    return max(0.0, time.time() - datetime.fromisoformat(stamp).timestamp())

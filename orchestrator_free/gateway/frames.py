@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from typing import Final, Literal
 
@@ -58,6 +60,12 @@ class Frame:
     def ndjson(self) -> bytes:
         """The envelope as a line of JSON."""
         return self.sse[self._start : -1]
+
+    def age(self) -> float:
+        """Return the seconds since its event was stored, by this host's clock; never below zero."""
+        start = self.sse.index(b'"time":"') + 8
+        stamp = self.sse[start : self.sse.index(b'"', start)].decode()
+        return max(0.0, time.time() - datetime.fromisoformat(stamp).timestamp())
 
 
 def control(name: str, body: object, *, position: str = "", form: Format = "sse") -> bytes:
