@@ -12,6 +12,10 @@ from orchestrator_free.errors import InvalidPatch, PatchFailed, TooLarge
 #: operations of one JSON Patch
 MAX_OPERATIONS: Final = 1000
 _SHOWN_CHARACTERS: Final = 120
+#: what an operation has beside its path
+_NEEDED: Final = {
+    "add": "value", "replace": "value", "test": "value", "move": "from", "copy": "from", "remove": "path",
+}  # fmt: skip
 
 
 def merged(value: Any, patch: Any) -> Any:
@@ -83,6 +87,9 @@ def _steps(operations: Any) -> list[tuple[JsonPatch, dict[str, Any]]]:
     for number, operation in enumerate(copied):
         if not isinstance(operation, dict):
             raise InvalidPatch(f"operation {number} is no object")
+        needed = _NEEDED.get(str(operation.get("op")), "op")
+        if needed not in operation:
+            raise InvalidPatch(f"operation {number} ({_shown(operation.get('op'))}) has no {needed!r}")
         try:
             found.append((JsonPatch([operation]), operation))
         except (JsonPatchException, JsonPointerException) as error:

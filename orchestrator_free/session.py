@@ -220,7 +220,8 @@ class Session:
         validate(kind, body)
         where = address(self.shard, self.id, self._broker.member, kind, target=target, id=id)
         everyone = str(replace(where, member="*")) if shared else ""
-        message_id = secrets.token_hex(16) if expect is None else ""
+        # Two processes of one member may write the same over the same: the id tells a lost answer from a lost race.
+        message_id = secrets.token_hex(16) if expect is None or shared else ""
         return await self._log.wire.publish(
             str(where), encode(body), expect=expect, expect_filter=everyone, message_id=message_id
         )

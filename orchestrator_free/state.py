@@ -121,13 +121,15 @@ class State:
         while True:
             try:
                 async for value in self._changes(key, known):
-                    known[value.key] = value.revision
+                    known.pop(value.key, None)
+                    if not value.deleted:
+                        known[value.key] = value.revision
                     yield value
             except PositionLost:
                 continue
 
     async def _changes(self, key: str | None, known: dict[str, int]) -> AsyncIterator[Value]:
-        """Yield what is not known yet, and then what comes."""
+        """Yield what differs from what is known, by key the revision, and then what comes."""
         position, state = None, {}
         try:
             view = await self._session.view(whole=False)
@@ -135,12 +137,15 @@ class State:
             pass  # its first event comes, too
         else:
             position, state = view["position"], view["state"]
-        for gone in [name for name, revision in known.items() if revision and name not in state]:
+        for gone in known.keys() - state.keys():
             yield Value(gone, None, 0, "", deleted=True)
         for name, entry in state.items():
             if key in (None, name) and known.get(name) != entry["revision"]:
                 yield Value(name, entry["value"], entry["revision"], entry["by"], entry["time"])
-        async for event in self._session.follow(position, kinds=["state"]):
+        async for event in self._session.follow(position, kinds=["state", "meta"]):
+            if event.type == "session.deleted":
+                for gone in list(known):
+                    yield Value(gone, None, event.sequence, event.member, event.time, deleted=True)
             value = _value(event)
             if value is not None and key in (None, value.key):
                 yield value
@@ -345,9 +350,9 @@ def _version(message: Message) -> Value | None:
 
 def _value(event: Event) -> Value | None:
     """Return the version that an event makes; None if it makes none."""
-    match event.type:
-        case "state.set":
+    match event.kind, event.type:
+        case "state", "state.set":
             return Value(event.id, event.body.get("value"), event.sequence, event.member, event.time)
-        case "state.deleted":
+        case "state", "state.deleted":
             return Value(event.id, None, event.sequence, event.member, event.time, deleted=True)
     return None
