@@ -74,8 +74,7 @@ class Channel:
         self.metrics = metrics
         self.reader = Reader(log, session, self._take, self._on_reset)
         self.fold = Fold(session)
-        self.tail = Tail(settings.tail_bytes)
-        self.closed = False
+        self.tail, self.closed = Tail(settings.tail_bytes), False
         self.idle_since: float | None = asyncio.get_running_loop().time()
         self._log = log
         self._settings = settings
@@ -141,8 +140,7 @@ class Channel:
 
     def release(self) -> list[Client]:
         """Let go of the clients, so that another channel can take them."""
-        clients = [client for client in self._clients if client.feed is not None]
-        for client in clients:
+        for client in (clients := [client for client in self._clients if client.feed is not None]):
             self._forget(client)
         return clients
 
@@ -187,8 +185,7 @@ class Channel:
                 self._count(data, len(chosen), len(group) - len(skipped))
                 for feed in skipped:
                     self._fall_behind(feed, frames[0].sequence - 1)
-        if self._listeners:
-            self._tell_listeners()
+        self._tell_listeners()
         if self._clients:
             self.metrics.delivery_latency.observe(frames[0].age())
         if self.fold.deleted:
