@@ -140,5 +140,7 @@ class Controls:
         if within_seconds is not None:
             body["deadline"] = (datetime.now(UTC) + timedelta(seconds=within_seconds)).isoformat()
         validate("ctl", body)
-        sequence, _ = await self._session.append_once("ctl", to, chosen, body)
+        # Given again, it has another deadline; the first one stands.
+        besides = {"deadline"} if within_seconds is not None else set()
+        sequence, _ = await self._session.append_once("ctl", to, chosen, body, besides=besides)
         return SentControl(self._session, chosen, self._session.position(sequence))

@@ -134,6 +134,7 @@ class Line:
             BrokerError: the log could not be read so far.
         """
         await self._read_to(event.sequence)
+        await self._check(acknowledged=False)  # what ended while nothing waited here
         run = run_id(event.member, event.id)
         return self.entries.get(run) or self._past.get(run) or await self._entry(event)
 

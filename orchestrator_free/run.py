@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -9,10 +10,10 @@ from datetime import datetime
 from typing import Any, Final
 
 from orchestrator_free.asks import Decision
-from orchestrator_free.control import SentControl
 from orchestrator_free.conversation import conversation
+from orchestrator_free.delegation import MAX_CHILDREN, MAX_DEPTH, Child, asked_before, ended, gather, hold_deadline
 from orchestrator_free.errors import InvalidEvent, OrchestratorFreeError, TooLarge
-from orchestrator_free.events import Body, decode, encode, nests
+from orchestrator_free.events import Body, Event, decode, encode, nests
 from orchestrator_free.floor import DESK, FloorState
 from orchestrator_free.fold import View
 from orchestrator_free.jetstream import Objects
@@ -23,9 +24,6 @@ from orchestrator_free.runwriter import DELTAS, MERGE_CHARACTERS, RunWriter
 from orchestrator_free.session import Session
 from orchestrator_free.vocabulary import validate
 
-#: delegations between a person and a run, and of one run: beyond them something goes round in circles
-MAX_DEPTH: Final = 8
-MAX_CHILDREN: Final = 64
 _OURS: Final = frozenset({"run.started", "run.finished"})
 #: levels that a finished run puts around an event, beyond those that every event has to leave
 _SPARE_LEVELS: Final = 64
@@ -267,9 +265,14 @@ class Run:
         """
         await self._active.going.wait()
         return [
-            Steer(event.member, event.body["text"], event.body.get("data"))
+            Steer(self._who_says(event), event.body["text"], event.body.get("data"))
             for event in await self._active.take_steers()
         ]
+
+    def _who_says(self, steer: Event) -> str:
+        """Return who said a steer: of an input that was given to this run, who sent it."""
+        given = steer.body.get("input") if steer.member == self.agent else None
+        return str(given["from"]) if given else steer.member
 
     async def history(self) -> list[View]:
         """Return the conversation before this run's input, on its own branch; see `orchestrator_free.conversation`."""
@@ -285,7 +288,15 @@ class Run:
         """Ask a member, or whoever is at the desk, to answer the person from now on; see `session.floor.answer`."""
         return await self.session.floor.request(to, reason=reason)
 
-    async def delegate(self, agent: str, text: str = "", *, data: Any = None, id: str | None = None) -> Child:
+    async def delegate(
+        self,
+        agent: str,
+        text: str = "",
+        *,
+        data: Any = None,
+        id: str | None = None,
+        within_seconds: float | None = None,
+    ) -> Child:
         """Let another agent do something for this run; it answers in the session, nothing is relayed.
 
         Args:
@@ -293,21 +304,65 @@ class Run:
             text: what to do.
             data: anything JSON beside it.
             id: a later attempt that delegates the same id meets the same child; by default its number in the run.
+            within_seconds: then the broker cancels the child, whoever is alive.
 
         Raises:
-            RunError: the depth or the number of delegations is beyond the limit, or it would go round in a circle.
+            RunError: the depth or the number of delegations is beyond the limit, or it would go round in a circle: the
+                same agent is at work on the same words for this run.
         """
         self._children += 1
         if self.input.depth >= MAX_DEPTH:
             raise RunError(f"{self.agent} may not delegate to {agent}: {MAX_DEPTH} delegations deep already")
         if self._children > MAX_CHILDREN:
             raise RunError(f"{self.agent} may not delegate to {agent}: {MAX_CHILDREN} delegations in one run already")
+        if await self._is_circle(agent, text, data):
+            raise RunError(
+                f"{self.agent} may not delegate to {agent}: {agent} is at work on the same already, a circle"
+            )
         chosen = id or f"{self.id[:16]}-{self._children}"
         parent = {"agent": self.agent, "run": self.id}
         sent = await self.session.send(
             text, to=agent, data=data, id=chosen, parent=parent, depth=self.input.depth + 1, whisper=self.input.whisper
         )
-        return Child(self.session, agent, sent.run)
+        if within_seconds is None:
+            return Child(self.session, agent, sent.run)
+        return Child(self.session, agent, sent.run, await hold_deadline(self.session, agent, sent, within_seconds))
+
+    async def _is_circle(self, agent: str, text: str, data: Any) -> bool:
+        same = (agent, text, data) == (self.agent, self.input.text, self.input.data)
+        return same or await asked_before(self.session, agent, text, data, self.input.parent)
+
+    async def gather(self, children: Sequence[Child], *, timeout: float | None = None) -> list[View]:
+        """Wait until all children are finished; return their runs as in the view, in order, failed ones among them.
+
+        Raises:
+            TimeoutError: not all of them in time (seconds); they go on all the same.
+        """
+        return await gather(children, timeout=timeout)
+
+    async def first(self, children: Sequence[Child], *, cancel_rest: bool = True, timeout: float | None = None) -> View:
+        """Wait for the first child that is `done`; return its run as in the view.
+
+        Args:
+            children: what was delegated.
+            cancel_rest: cancel the others then.
+            timeout: in seconds.
+
+        Raises:
+            RunError: none of them is done; says how each of them ended.
+            TimeoutError: none of them in time; they go on all the same.
+        """
+        others: dict[tuple[str, str], View] = {}
+        async with asyncio.timeout(timeout):
+            async for child, view in ended(self.session, children):
+                others[child.agent, child.run] = view
+                if view["status"] == "done":
+                    rest = [one for one in children if (one.agent, one.run) not in others]
+                    if cancel_rest:
+                        await asyncio.gather(*(one.cancel(f"{child.agent} was first") for one in rest))
+                    return view
+        ends = [f"{view['agent']} {view['status']}{_reason(view)}" for view in others.values()]
+        raise RunError(f"none of {len(children)} delegations is done: {'; '.join(ends)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,27 +374,6 @@ class Steer:
     data: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Child:
-    """A run that another run has asked for."""
-
-    session: Session
-    agent: str
-    run: str
-
-    async def result(self, *, timeout: float | None = None) -> View:
-        """Wait until it is finished; its `status` says how.
-
-        Raises:
-            TimeoutError: not finished in time (seconds); it goes on all the same.
-        """
-        return await self.session.result(self.agent, self.run, timeout=timeout)
-
-    async def cancel(self, reason: str = "") -> SentControl:
-        """Cancel it, with what it delegated itself."""
-        return await self.session.control.cancel(self.run, to=self.agent, reason=reason)
-
-
 class RunError(OrchestratorFreeError):
     """Raise it in a handler to end the run as `error` with a message that people may see."""
 
@@ -349,3 +383,7 @@ def safe_message(error: BaseException) -> str:
     if isinstance(error, OrchestratorFreeError):
         return str(error)
     return f"{type(error).__name__}: the agent failed; its log says more"
+
+
+def _reason(run: View) -> str:
+    return f" ({run['error']})" if run["error"] else ""

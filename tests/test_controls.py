@@ -314,7 +314,7 @@ async def test_delegating_in_a_circle_ends_with_an_error_that_says_so(
     """Depth is counted along the inputs, over processes."""
 
     async def handler(run: Run) -> None:
-        result = await (await run.delegate(name, "again")).result()
+        result = await (await run.delegate(name, f"again {run.input.depth}")).result()
         await run.text(f"{result['status']}: {result['error']}")
 
     async with serving(broker_url, name, handler), watching(session) as live:

@@ -55,6 +55,7 @@ class Steer(_Control):
     type: Literal["steer"] = "steer"
     text: str
     data: Any = None
+    input: InputRef | None = Field(None, description="the input that is given to the run in this way")
 
 
 class Redirect(_Control):
