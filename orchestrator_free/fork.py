@@ -142,7 +142,7 @@ class _History:
                 copied = event.type == "branch.selected"
             case "ask" | "answer" | "stage":
                 ask = self.fold.asks.found.get(event.address.target if event.kind == "stage" else event.id)
-                copied = ask is not None and ask["status"] != "open"
+                copied = ask is not None and ask["status"] != "open" and not event.type.startswith("lease.")
             case "run":
                 return self._run(entry) if self._last[event.address] == event.sequence else None
             case _:
