@@ -12,7 +12,6 @@ import nats
 import pytest
 
 from orchestrator_free import Agent, Fold, connect
-from orchestrator_free.vocabulary.asking import LONGEST_SECONDS
 from orchestrator_free.errors import (
     AskClosed,
     AskNotFound,
@@ -22,6 +21,7 @@ from orchestrator_free.errors import (
     NotAnswered,
     NotAsked,
 )
+from orchestrator_free.vocabulary.asking import LONGEST_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -19,6 +19,7 @@ from orchestrator_free import loop
 from orchestrator_free.broker import DEFAULT_URL, Broker, connect
 from orchestrator_free.cli.render import clean
 from orchestrator_free.errors import (
+    AskNotFound,
     BrokerUnreachable,
     InvalidInput,
     OrchestratorFreeError,
@@ -89,7 +90,7 @@ def run(work: Coroutine[Any, Any, int | None], *, endless: bool = False) -> None
 def _code(error: OrchestratorFreeError) -> int:
     if isinstance(error, BrokerUnreachable):
         return EXIT_UNAVAILABLE
-    if isinstance(error, SessionNotFound):
+    if isinstance(error, (AskNotFound, SessionNotFound)):
         return EXIT_NOT_FOUND
     return EXIT_USAGE if isinstance(error, InvalidInput) else EXIT_FAILED
 

@@ -17,12 +17,16 @@ _log = structlog.get_logger("orchestrator_free.gateway")
 
 _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (errors.TooLarge, 413),
+    (errors.InvalidAnswer, 422),
     (errors.InvalidInput, 400),
     (errors.SessionNotFound, 404),
     (errors.SessionExists, 409),
     (errors.PatchFailed, 409),
     (errors.FloorForbidden, 403),
     (errors.FloorRefused, 409),
+    (errors.AskNotFound, 404),
+    (errors.NotAsked, 403),
+    (errors.AskClosed, 409),
     (errors.PositionLost, 410),
     (errors.Conflict, 409),
     (errors.PermissionDenied, 403),
