@@ -17,14 +17,7 @@ from orchestrator_free.brief import brief
 from orchestrator_free.completion import complete, complete_run, object_names
 from orchestrator_free.control import Controls
 from orchestrator_free.entries import Entry, to_event
-from orchestrator_free.errors import (
-    Conflict,
-    InvalidEvent,
-    PositionLost,
-    SessionExists,
-    SessionNotFound,
-    StorageFull,
-)
+from orchestrator_free.errors import Conflict, InvalidEvent, PositionLost, SessionExists, SessionNotFound, StorageFull
 from orchestrator_free.events import Body, Event, decode, encode
 from orchestrator_free.floor import Floor
 from orchestrator_free.fold import Fold, View
