@@ -94,6 +94,10 @@ def _state(agent: dict[str, Any]) -> Text:
     if last is None:
         return Text("○ waiting" if agent["status"] == "waiting" else "idle", style="dim")
     words, style = _STATES.get(last["status"], (clean(last["status"]), ""))
+    if last.get("waiting"):
+        words, style = f"◌ waits: {clean(last['waiting']['reason'])}", "magenta"
+    elif last.get("stalled") is not None:
+        words, style = f"! silent for {last['stalled']:g} s", "red"
     state = Text(words, style=style)
     if last["attempt"] > 1:
         state.append(f" attempt {last['attempt']}", style="dim")
