@@ -187,6 +187,7 @@ class Lease:
         self._until = began + seconds
         self._why = ""
         self._given_up = False
+        self._one = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
         self._owner: asyncio.Task[Any] | None = None
         self._cancelled = False
@@ -197,20 +198,23 @@ class Lease:
     async def append(self, kind: str, body: Body, *, target: str = "", id: str = "") -> int:
         """Append an event of this member as `Session.append` does, unless the lease has moved on: the broker decides.
 
+        One at a time, in the order of the calls: meanwhile a replicated stream refuses any other over the same words.
+
         Raises:
             LeaseLost: somebody has taken the lease since, or it is known to be lost; nothing was stored.
         """
-        self.check()
         validate(kind, body)
         subject = self.session._subject(kind, target=target, id=id)
-        try:
-            return await self.session.log.wire.publish(
-                subject, encode(body), expect=self.sequence, expect_filter=words_on(self.session, self.name),
-                message_id=secrets.token_hex(16),
-            )  # fmt: skip
-        except Conflict:
-            self._lose("somebody else has taken it")
-            raise self._error() from None
+        fence = words_on(self.session, self.name)
+        async with self._one:
+            self.check()
+            try:
+                return await self.session.log.wire.publish(
+                    subject, encode(body), expect=self.sequence, expect_filter=fence, message_id=secrets.token_hex(16)
+                )
+            except Conflict:
+                self._lose("somebody else has taken it")
+                raise self._error() from None
 
     def check(self) -> None:
         """Raise LeaseLost if it is known here that the lease is lost."""
