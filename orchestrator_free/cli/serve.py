@@ -6,7 +6,7 @@ import asyncio
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator_free.broker import Broker, connect
+from orchestrator_free.cli import support
 from orchestrator_free.cli.options import EXIT_FAILED, AsJson, err, out, reach, run, write_json
 from orchestrator_free.cli.render import render_head, render_view
 from orchestrator_free.errors import BrokerError, BrokerStartError, InvalidInput
-from orchestrator_free.fold import Fold
+from orchestrator_free.fold import Fold, View
 from orchestrator_free.gateway.app import Gateway
 from orchestrator_free.gateway.serving import Server
 from orchestrator_free.lag import lag_table
@@ -186,6 +187,12 @@ def lag(
 
 def demo(
     file: Annotated[Path | None, typer.Option("--file", "-f", help="The document to work on.")] = None,
+    scenario: Annotated[
+        Literal["document", "support"],
+        typer.Option(
+            help="support: a customer on two devices, a cancel, an approval that expires, a person who takes over."
+        ),
+    ] = "document",
     once: Annotated[bool, typer.Option(help="Print the result and end, also in a terminal.")] = False,
     data: Data = DATA / "demo",
     port: Port = 0,
@@ -194,10 +201,14 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Three agents, three processes, one document: watch their work arrive together, grouped by agent."""
+    settings = ServerSettings(data=data, port=broker_port, durability=durability)
+    live = sys.stdout.isatty() and not once and not as_json
+    if scenario == "support":
+        run(_support(settings, port, live=live, as_json=as_json), endless=True)
+        return
 
     async def work() -> int:
         document = _document(file)
-        live = sys.stdout.isatty() and not once and not as_json
         folder = _agents_folder()
         programs = [folder / name for name in _DEMO_AGENTS]
         names = ["outliner", "checker", "critic"]
@@ -205,7 +216,7 @@ def demo(
             programs.append(folder / "writer.py")
             names.append("writer")
         async with (
-            _broker(None, ServerSettings(data=data, port=broker_port, durability=durability)) as upstream,
+            _broker(None, settings) as upstream,
             connect(upstream.url, member="you") as connection,
             _gateway(connection, "127.0.0.1", port, upstream) as gateway,
             Launcher(programs, 1, _demo_environment(upstream.url, live=live), output=data / "agents.log"),
@@ -217,6 +228,41 @@ def demo(
             return await (_show_live(session, watch) if live else _show_once(session, watch, as_json=as_json))
 
     run(work(), endless=True)
+
+
+async def _support(settings: ServerSettings, port: int, *, live: bool, as_json: bool) -> int:
+    """Play the scenario `support`."""
+    lines: list[str] = []
+
+    def tell(line: str) -> None:
+        lines.append(line)
+        if not live:
+            err.print(line, markup=False, highlight=False)
+
+    programs = [_agents_folder() / f"{name}.py" for name in support.AGENTS]
+    data = settings.data
+    async with (
+        _broker(None, settings) as upstream,
+        connect(upstream.url, member="gateway") as connection,
+        _gateway(connection, "127.0.0.1", port, upstream) as gateway,
+        Launcher(programs, 1, _support_environment(upstream.url, live=live), output=data / "agents.log"),
+        support.staged(upstream.url, f"support-{secrets.token_hex(4)}", data / "desk.log", tell) as (session, play),
+    ):
+        watch = _watch_hints(gateway, upstream.url, session.id)
+        if not live:
+            await play.perform()
+            _print(await session.view(), watch, as_json=as_json)
+            return 0
+        acting = asyncio.create_task(play.perform())
+        try:
+            return await _show_live(session, watch, lines)
+        finally:
+            acting.cancel()
+
+
+def _support_environment(url: str, *, live: bool) -> dict[str, str]:
+    about = {"SUPPORT_DESK": support.PERSON, "SUPPORT_APPROVAL_SECONDS": str(support.APPROVAL_SECONDS)}
+    return _demo_environment(url, live=live) | {"ORCHESTRATOR_FREE_PACE_MS": "40"} | about
 
 
 def _document(file: Path | None) -> dict[str, str]:
@@ -260,15 +306,18 @@ def _watch_hints(gateway: str, url: str, session: str) -> list[str]:
 
 async def _show_once(session: Session, watch: list[str], *, as_json: bool) -> int:
     fold = await _finished(session)
-    view = fold.view(str(session.position(fold.sequence)))
-    if as_json:
-        write_json(view)
-    else:
-        out.print(render_head(view))
-        out.print(render_view(view))
-        err.print("\n".join(["", "Stays in the log; while the demonstration runs you can watch it from:", *watch]))
+    _print(fold.view(str(session.position(fold.sequence))), watch, as_json=as_json)
     failed = [run for run in fold.runs.values() if run.status != "done"]
     return EXIT_FAILED if failed else 0
+
+
+def _print(view: View, watch: list[str], *, as_json: bool) -> None:
+    if as_json:
+        write_json(view)
+        return
+    out.print(render_head(view))
+    out.print(render_view(view))
+    err.print("\n".join(["", "Stays in the log; while the demonstration runs you can watch it from:", *watch]))
 
 
 async def _finished(session: Session) -> Fold:
@@ -280,7 +329,7 @@ async def _finished(session: Session) -> Fold:
     return fold
 
 
-async def _show_live(session: Session, watch: list[str]) -> int:
+async def _show_live(session: Session, watch: list[str], lines: Sequence[str] = ()) -> int:
     """Show the session as it grows, until the visitor leaves."""
     fold = Fold(session.id)
     following = asyncio.create_task(_keep_folding(session, fold))
@@ -289,7 +338,7 @@ async def _show_live(session: Session, watch: list[str]) -> int:
             await asyncio.sleep(0.01)
         with Live(console=out, screen=True, auto_refresh=False) as live:
             while not following.done():
-                live.update(_screen(session, fold, watch), refresh=True)
+                live.update(_screen(session, fold, [*lines[-3:], *watch]), refresh=True)
                 await asyncio.sleep(0.1)
         return 0
     finally:
