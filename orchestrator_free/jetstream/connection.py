@@ -25,6 +25,8 @@ _log = structlog.get_logger("orchestrator_free.jetstream")
 
 #: seconds; nats-py annotates an int and sleeps for whatever it gets
 _RECONNECT_PAUSE: Final[Any] = 0.2
+#: after a TLS handshake that failed, asyncio never says that the transport is closed
+_CLOSE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +159,8 @@ class Connection:
     async def _give_up(self) -> None:
         self._closing = True
         try:
-            await self._client.close()
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._client.close()
         except Exception as error:
             _log.debug("close after a failed connect", error=repr(error))
 
@@ -170,7 +173,8 @@ class Connection:
         self._flush()
         self._lost()
         try:
-            await self._client.close()
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._client.close()
         except Exception as error:
             _log.debug("close while disconnected", error=repr(error))
 
