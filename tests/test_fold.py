@@ -274,9 +274,8 @@ class Author:
             case "run.stalled":
                 self.write(desk, {"type": name, "seconds": 30.5})
             case "offline":
-                self.append(
-                    (*AGENTS, "planner", "scout")[number % 4], "presence", {"type": "agent.offline", "reason": word}
-                )
+                gone = {"type": "agent.offline", "reason": word} | ({"back": word} if place % 2 else {})
+                self.append((*AGENTS, "planner", "scout")[number % 4], "presence", gone)
             case "cancel" | "redirect" | "steer" | "pause" | "resume":
                 target = desk.agent if number % 2 else "all"
                 said = {"run": desk.run} if number < 4 and desk.run else {}

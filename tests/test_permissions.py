@@ -220,6 +220,42 @@ async def test_nobody_hears_the_replies_of_others(place: Place, eventually: Call
         assert all("permissions violation for subscription" in error for error in connection.errors)
 
 
+@pytest.mark.parametrize("user", ["outliner", "billing", "dashboard"])
+async def test_everybody_may_look_and_be_seen_as_themselves_only(place: Place, user: str) -> None:
+    """Who looks is read and heard by every role; an entry under another name, or a gateway's, is refused."""
+    async with place.connect("gateway") as gateway, place.connect(user) as broker:
+        ann = Broker(gateway.log, "ann").session("s1")
+        await ann.create()
+        session = broker.session("s1")
+        changes = session.presence.watch()
+        async with session.presence.join(device="tab"), asyncio.timeout(20):
+            assert [(one.member, one.device) for one in await ann.watchers()] == [(user, "tab")]
+            async for members in changes:
+                if {one.member: one.status for one in members} == {"ann": "offline", user: "joined"}:
+                    break
+            async with ann.presence.join(device="phone"):
+                assert {one.member for one in await session.watchers()} == {"ann", user}
+                async for members in changes:
+                    if {one.member: one.status for one in members} == {"ann": "joined", user: "joined"}:
+                        break
+        await changes.aclose()
+        for key in ("watch.s1.ann.1", "watch.s1.gateway", "device.s1.ann.phone"):
+            with pytest.raises(PermissionDenied):
+                await broker.log.announce(key, b"{}")
+
+
+async def test_an_agent_says_of_itself_that_it_is_away_and_of_nobody_else(place: Place) -> None:
+    """With a reason and a time; in the log, so everybody sees it."""
+    async with place.connect("gateway") as gateway, place.connect("outliner") as broker:
+        ann = Broker(gateway.log, "ann").session("s1")
+        await ann.create(agents=["outliner"])
+        await broker.session("s1").presence.set("away", reason="maintenance", back="2030-01-01T00:00:00Z")
+        said = (await ann.view())["presence"]
+        with pytest.raises(PermissionDenied):
+            await Broker(broker.log, "critic").session("s1").presence.set("away")
+    assert [(name, one["status"], one["reason"]) for name, one in said.items()] == [("outliner", "away", "maintenance")]
+
+
 async def test_an_observer_reads_everything_and_writes_nothing(place: Place) -> None:
     """View and live tail work for it; inputs, consumers and deletion do not."""
     async with place.connect("gateway") as gateway, place.connect("dashboard") as observer:
