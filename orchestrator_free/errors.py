@@ -16,6 +16,7 @@ OrchestratorFreeError
 ├── RunFinished                         a run was written to after its end
 ├── RunFenced                           another attempt owns the run now; stop writing
 ├── AskNotFound (LookupError)           nobody has asked that
+├── NoticeNotFound (LookupError)        no notification of this id was given up
 ├── NotAsked                            an ask that is not this member's to answer, or to withdraw
 ├── AskClosed                           decided, expired, withdrawn, or answered by this member before; says how
 ├── LeaseHeld (TimeoutError)            somebody else has the lease, or what it stands for is done
@@ -105,6 +106,14 @@ class RunFinished(OrchestratorFreeError):  # noqa: N818
 
 class RunFenced(OrchestratorFreeError):  # noqa: N818
     """Another attempt owns the run; what this process writes is refused by the broker."""
+
+
+class NoticeNotFound(OrchestratorFreeError, LookupError):  # noqa: N818
+    """No notification of this id was given up."""
+
+    def __init__(self, notice: str) -> None:
+        super().__init__(f"no notification with the id {notice!r} was given up; views list them as notices")
+        self.notice = notice
 
 
 class AskNotFound(OrchestratorFreeError, LookupError):  # noqa: N818

@@ -75,7 +75,7 @@ def check_config(path: Path, environment: dict[str, str]) -> str:
 
 def users() -> dict[str, str]:
     """Return a public key for every user that permissions.conf names."""
-    names = ("GATEWAY", "OUTLINER", "BILLING", "DASHBOARD", "SYSTEM")
+    names = ("GATEWAY", "OUTLINER", "BILLING", "NOTIFY", "DASHBOARD", "SYSTEM")
     return {
         f"{name}_NKEY": nkeys.from_seed(
             bytearray(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER))
@@ -256,6 +256,10 @@ async def coordinate(session: Session, input: str) -> None:
         ("lease", "", "l1", {"type": "lease.released", "term": 1, "hold": "h1"}),
         ("lease", "", "l2", {"type": "lease.taken", "term": 1, "hold": "h2"}),
         ("stage", "l2", "h2", {"type": "lease.lapsed", "term": 1}),
+        *(
+            ("notice", "", f"n-{step}", {"type": f"notification.{step}", "about": "ask.open", "position": "x", "tries": 8})
+            for step in ("failed", "retry", "delivered")
+        ),
     ]
     for kind, target, id, body in said:
         await session.append(kind, body, target=target, id=id)
@@ -345,6 +349,7 @@ KNOWN: dict[str, dict[str, Any]] = {
     "outcome": {"type": "outcome", "state": "applied"}, "ask": {"type": "ask"}, "answer": {"type": "answer"},
     "stage": {"type": "ask.escalated", "to": []}, "floor": {"type": "floor", "step": "release", "holder": None},
     "lease": {"type": "lease.taken", "term": 1, "hold": "h1"},
+    "notice": {"type": "notification.failed", "about": "ask.open", "position": "0123abcd-1", "tries": 8},
 }  # fmt: skip
 
 
@@ -389,8 +394,8 @@ def test_only_core_publishes_under_every_name(role: str) -> None:
     events = [subject for subject in allowed if subject.startswith("session.")]
 
     kinds = ("run.*", "in.*.*", "ctl.*.*", "outcome.*", "state.*", "ask.*", "answer.*", "stage.*.*", "lease.*", "floor")
-    own = [f"session.*.*.bob.{kind}" for kind in kinds]
-    wanted = {"core": ["session.>"], "agent": own, "service": [], "observer": []}
+    own = [f"session.*.*.bob.{kind}" for kind in (*kinds, "presence")]
+    wanted = {"core": ["session.>"], "agent": own, "service": [], "notifier": ["session.*.*.bob.notice.*"], "observer": []}
     assert events == wanted[role]
     later = [subject for subject in allowed if subject.startswith("at.")]
     timed = [f"at.session.*.*.bob.{kind}" for kind in ("stage.*.*", "lease.*")]

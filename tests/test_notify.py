@@ -24,7 +24,7 @@ import pytest
 import standardwebhooks
 
 from orchestrator_free import Broker, Session, connect
-from orchestrator_free.errors import InvalidInput
+from orchestrator_free.errors import InvalidInput, NoticeNotFound
 from orchestrator_free.gateway.app import Gateway
 from orchestrator_free.gateway.serving import Server
 from orchestrator_free.notify import (
@@ -504,8 +504,16 @@ def test_pauses_grow_and_keep_what_the_receiver_asks_for() -> None:
 # -- dead letters -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("over", ["command line", "http"])
 async def test_a_dead_letter_is_seen_by_everybody_and_can_be_tried_again(
-    broker_url: str, ann: Broker, session: Session, receiver: Receiver, name: str, eventually: Any, command: Any
+    over: str,
+    broker_url: str,
+    ann: Broker,
+    session: Session,
+    receiver: Receiver,
+    name: str,
+    eventually: Any,
+    command: Any,
 ) -> None:
     """In the view, over HTTP, in the list of the command line; the retry keeps the id and says what became of it."""
     receiver.answers += [500, 500]
@@ -525,8 +533,14 @@ async def test_a_dead_letter_is_seen_by_everybody_and_can_be_tried_again(
         async with Server(gateway.app, port=0, on_drain=gateway.drain) as server, httpx.AsyncClient() as http:
             answer = await http.get(f"http://127.0.0.1:{server.port}/sessions/{session.id}")
         listed = await asyncio.to_thread(command, "notify", "--dead-letters", "--json")
-        done = await asyncio.to_thread(command, "notify", "--retry", dead["notice"])
-        assert done.returncode == 0, done.stderr
+        if over == "http":
+            async with Server(gateway.app, port=0) as server, httpx.AsyncClient() as http:
+                url = f"http://127.0.0.1:{server.port}/sessions/{session.id}/notices"
+                assert (await http.post(f"{url}/{dead['notice']}/retry")).status_code == 202
+                assert (await http.post(f"{url}/msg_00000000_1/retry")).status_code == 404
+        else:
+            done = await asyncio.to_thread(command, "notify", "--retry", dead["notice"])
+            assert done.returncode == 0, done.stderr
         await eventually(delivered)
         after = await notice()
 
@@ -598,7 +612,7 @@ async def test_a_retry_of_what_is_gone_from_the_log_fails_visibly(
         await session._log.purge(session.shard, f"session.{session.shard}.{session.id}.writer.run.{run}")
         await retry_dead_letter(ann, dead["notice"])
         await eventually(failed_again)
-    with pytest.raises(InvalidInput, match="no dead letters"):
+    with pytest.raises(NoticeNotFound, match="msg_00000000_1"):
         await retry_dead_letter(ann, "msg_00000000_1")
 
 
@@ -640,7 +654,7 @@ async def test_410_ends_the_service_and_what_it_was_to_tell_waits_for_the_next_s
         (("--webhook", "https://example.org", "--tries", "0"), "tries"),
         (("--webhook", "https://example.org", "--name", "a.b"), "not a valid name"),
         (("--webhook", "https://example.org", "--secret-file", "/nowhere"), "cannot read the secret"),
-        (("--retry", "msg_00000000_1"), "no dead letters"),
+        (("--retry", "a.b"), "not a valid name"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_starts(options: tuple[str, ...], words: str, command: Any) -> None:

@@ -14,7 +14,8 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import InvalidInput, SessionNotFound
@@ -27,11 +28,13 @@ from orchestrator_free.gateway.controls import Controls
 from orchestrator_free.gateway.feed import open_feed
 from orchestrator_free.gateway.floor import Floors
 from orchestrator_free.gateway.hub import Hub
+from orchestrator_free.gateway.notices import Notices
 from orchestrator_free.gateway.openapi import DOCS_PAGE, openapi
 from orchestrator_free.gateway.presence import PresenceRoutes
 from orchestrator_free.gateway.problems import HANDLERS
 from orchestrator_free.gateway.resource import Resource
 from orchestrator_free.gateway.settings import GatewaySettings
+from orchestrator_free.gateway.socket import follow_socket
 from orchestrator_free.gateway.state import StateRoutes
 from orchestrator_free.gateway.tools import Tools
 from orchestrator_free.metrics import GatewayMetrics
@@ -48,6 +51,7 @@ _RESOURCES: Final[tuple[type[Resource], ...]] = (
     PresenceRoutes,
     StateRoutes,
     Tools,
+    Notices,
     AgUi,
 )
 
@@ -72,9 +76,10 @@ class Gateway:
         self.durability = "unknown"
         self.app = Starlette(routes=self._routes(), exception_handlers=HANDLERS, lifespan=self._lifespan)
 
-    def _routes(self) -> list[Route]:
+    def _routes(self) -> list[BaseRoute]:
         return [
             Route("/sessions/{session}/events", self.follow_session, methods=["GET"]),
+            WebSocketRoute("/sessions/{session}/events", self.follow_socket),
             Route("/sessions", self.create_session, methods=["POST"]),
             Route("/sessions", self.list_sessions, methods=["GET"]),
             Route("/sessions/{session}", self.show_session, methods=["GET"]),
@@ -158,6 +163,10 @@ class Gateway:
         """Stream the events."""
         check_name("session", request.path_params["session"])
         return await open_feed(request, self.hub)
+
+    async def follow_socket(self, websocket: WebSocket) -> None:
+        """Stream the events over a WebSocket."""
+        await follow_socket(websocket, self.hub)
 
     async def get_object(self, request: Request) -> Response:
         """Return a file, or the parts of a large finished run."""

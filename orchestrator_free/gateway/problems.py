@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 
@@ -25,6 +25,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (errors.FloorForbidden, 403),
     (errors.FloorRefused, 409),
     (errors.AskNotFound, 404),
+    (errors.NoticeNotFound, 404),
     (errors.NotAsked, 403),
     (errors.AskClosed, 409),
     (errors.PositionLost, 410),
@@ -55,7 +56,7 @@ def _words(error: BaseException) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__)
 
 
-async def on_error(request: Request, error: Exception) -> Response:
+async def on_error(request: HTTPConnection, error: Exception) -> Response:
     """Translate an error of the library."""
     title = _words(error)
     for kind, status in _STATUS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator_free.notify.letters import DeadLetter, dead_letters, retry_dead_letter
+from orchestrator_free.deadletters import DeadLetter, dead_letters, retry_dead_letter
 from orchestrator_free.notify.rules import DEFAULT_EVENTS, EVENTS
 from orchestrator_free.notify.service import Notifier, NotifierSettings
 from orchestrator_free.notify.webhook import Webhook, WebhookGone, WebhookSettings, read_secrets

@@ -81,11 +81,6 @@ def told_of(event: Event) -> str | None:
     return None
 
 
-def message_id(position: Position) -> str:
-    """Return the id under which an event is told, always the same, so that a receiver can tell repetitions."""
-    return f"msg_{position.epoch}_{position.sequence}"
-
-
 # -- what is told -----------------------------------------------------------------------------------------------------
 
 

@@ -20,18 +20,17 @@ from prometheus_client import CollectorRegistry, Counter
 
 from orchestrator_free import contract
 from orchestrator_free.broker import Broker
+from orchestrator_free.deadletters import message_id, write_notice
 from orchestrator_free.entries import to_event
 from orchestrator_free.errors import BrokerError, InvalidEvent, InvalidInput
 from orchestrator_free.events import Body, encode
 from orchestrator_free.jetstream import Delivery, Message, PullConsumer
 from orchestrator_free.notify.facts import Facts
-from orchestrator_free.notify.letters import write_notice
 from orchestrator_free.notify.rules import (
     DEFAULT_EVENTS,
     EVENTS,
     check_events,
     may_matter,
-    message_id,
     pause_before,
     told_of,
 )

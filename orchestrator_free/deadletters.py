@@ -7,10 +7,9 @@ from typing import Any, Final, Literal
 
 from orchestrator_free.broker import Broker
 from orchestrator_free.entries import to_event
-from orchestrator_free.errors import InvalidInput
+from orchestrator_free.errors import InvalidInput, NoticeNotFound
 from orchestrator_free.events import Event, encode
 from orchestrator_free.jetstream import Message
-from orchestrator_free.notify.rules import message_id
 from orchestrator_free.subjects import ROOT, Position, address, check_name, parse
 
 _STATUS: Final = {"notification.failed": "failed", "notification.retry": "retrying"}
@@ -45,6 +44,11 @@ class DeadLetter:
         return asdict(self)
 
 
+def message_id(position: Position) -> str:
+    """Return the id under which an event is told, always the same, so that a receiver can tell repetitions."""
+    return f"msg_{position.epoch}_{position.sequence}"
+
+
 async def dead_letters(broker: Broker, *, service: str = "*", session: str = "*") -> list[DeadLetter]:
     """Return what could not be told, over all sessions, the oldest first.
 
@@ -73,22 +77,26 @@ def _letter(event: Event) -> DeadLetter:
     )  # fmt: skip
 
 
-async def retry_dead_letter(broker: Broker, id: str, *, service: str = "*") -> DeadLetter:
+async def retry_dead_letter(broker: Broker, id: str, *, service: str = "*", session: str = "*") -> DeadLetter:
     """Have a notifier try a dead letter again; its id stays. What becomes of it stands in the session.
 
     Args:
         broker: a connection that may publish under the notifier's name.
         id: of the notification.
         service: the notifier that gave it up, if several have.
+        session: where it must stand.
 
     Raises:
-        InvalidInput: there is no such dead letter, or several have it.
+        NoticeNotFound: there is no such dead letter.
+        InvalidInput: several have it.
     """
     check_name("notification", id)
-    found = [letter for letter in await dead_letters(broker, service=service) if letter.id == id]
-    if len(found) != 1:
-        hint = "name the service" if found else "see `notify --dead-letters`"
-        raise InvalidInput(f"{'several' if found else 'no'} dead letters have the id {id!r}; {hint}")
+    letters = await dead_letters(broker, service=service, session=session)
+    found = [letter for letter in letters if letter.id == id]
+    if not found:
+        raise NoticeNotFound(id)
+    if len(found) > 1:
+        raise InvalidInput(f"several services have given up {id!r}; name the service")
     letter = found[0]
     log = broker.log
     where = address(log.shard(letter.session), letter.session, letter.service, "notice", id=id)
