@@ -755,7 +755,7 @@ def test_a_finished_run_replaces_what_was_folded_and_nothing_comes_after_it() ->
         fold.apply(Event(number, at(number * 1000), address(0, "s1", "outliner", "run", id="R"), body))
 
     assert fold.skipped == len(late)
-    assert seen(fold)["agents"] == [{"agent": "outliner", "status": "idle", "reason": None, "runs": [
+    assert seen(fold)["agents"] == [{"agent": "outliner", "status": "idle", "reason": None, "back": None, "runs": [
         {"run": "R", "agent": "outliner", "input": "ann/I", "parent": None, "whisper": False, "into": None, "waiting": None, "stalled": None, "status": "error", "cancelled": None, "attempt": 2, "attempts": [],
          "started": at(5), "finished": at(4000), "usage": {"n": 1}, "error": "no", "object": None, "first": 1, "last": 4,
          "parts": [{"type": "text", "part": "1", "text": "whole"}]}]}]  # fmt: skip

@@ -344,6 +344,20 @@ class Log:
         """
         await self.wire.publish(AT + subject, payload, schedule=(at, DUE + subject))
 
+    async def fell_due(self, subject: str) -> bool:
+        """Whether the broker has said what it was to say on a subject, though perhaps not yet in the session's log.
+
+        Between the two lies the way from one stream to another, which takes milliseconds, and up to half a minute when
+        a leader has died.
+        """
+        try:
+            await self.wire.api(f"STREAM.MSG.GET.{contract.TIMERS}", {"last_by_subj": DUE + subject})
+        except BrokerError as error:
+            if getattr(error, "code", 0) == NO_MESSAGE:
+                return False
+            raise
+        return True
+
     async def forget_later(self, subject: str) -> None:
         """Let the broker not say what it was to say later on a subject; what says so does not stay, either."""
         await self.wire.publish(AT + subject, b"", rollup=True, ttl="60s")
@@ -368,10 +382,7 @@ class Log:
         self.wire.send(f"$KV.{contract.PRESENCE_BUCKET}.{key}", payload)
 
     def hear_presence(self, prefix: str, handler: Callable[[str, bytes], None]) -> Callable[[], None]:
-        """Call `handler(key, payload)` for every presence entry that is written below a prefix; return what ends that.
-
-        An empty payload is one that leaves; that an entry is not written any more is heard of by nobody.
-        """
+        """Call `handler(key, payload)` for entries written below a prefix, empty ones leave; return what ends it."""
         head = f"$KV.{contract.PRESENCE_BUCKET}."
 
         def take(subject: str, reply: str, payload: bytes, header: bytes) -> None:
