@@ -7,7 +7,10 @@ import base64
 import os
 import re
 import secrets
+import shutil
 import signal
+import ssl
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -24,6 +27,7 @@ import pytest
 import standardwebhooks
 
 from orchestrator_free import Broker, Session, connect
+from orchestrator_free.contract import StreamSettings
 from orchestrator_free.errors import InvalidInput, NoticeNotFound
 from orchestrator_free.gateway.app import Gateway
 from orchestrator_free.gateway.serving import Server
@@ -39,6 +43,7 @@ from orchestrator_free.notify import (
 )
 from orchestrator_free.notify.rules import is_final, pause_before, read_retry_after
 from orchestrator_free.notify.webhook import why_refused
+from orchestrator_free.server import EmbeddedServer, ServerSettings
 from orchestrator_free.subjects import run_id
 
 if TYPE_CHECKING:
@@ -76,6 +81,7 @@ class Receiver:
     answers: list[Any] = field(default_factory=list)
     path: str = "/hook"
     secret: str = SECRET
+    tls: ssl.SSLContext | None = None
     _server: ThreadingHTTPServer | None = None
 
     @property
@@ -98,6 +104,8 @@ class Receiver:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         self._server.daemon_threads = True
+        if self.tls is not None:
+            self._server.socket = self.tls.wrap_socket(self._server.socket, server_side=True)
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -564,8 +572,6 @@ async def test_a_dead_letter_is_seen_by_everybody_and_can_be_tried_again(
 @pytest.fixture
 def command(tmp_path: Path, broker_url: str) -> Callable[..., Any]:
     """Run the command line to its end."""
-    import subprocess
-
     script = tmp_path / "command.py"
     script.write_text(COMMAND)
 
@@ -788,6 +794,108 @@ async def test_nobody_at_the_address_is_no_reason_to_give_up(receiver: Receiver)
     assert not unknown.ok
     assert not refused.final
     assert not unknown.final
+
+
+async def test_the_certificate_must_be_that_of_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the connection goes to an address that was checked, the name is what is asked for and verified."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = (
+        f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout {key} -out {certificate} -subj /CN=hooks "
+        "-addext subjectAltName=DNS:hooks.example.test"
+    )
+    subprocess.run(command.split(), check=True, capture_output=True)
+    asked: list[str | None] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    context.sni_callback = lambda _, name, __: asked.append(name)
+
+    async def resolve(host: str, port: int, **_: Any) -> list[Any]:
+        return [(2, 1, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    receiver = Receiver(tls=context)
+    receiver.start()
+    try:
+        answers = []
+        for trusted, host in (
+            (True, "hooks.example.test"),
+            (True, "other.example.test"),
+            (False, "hooks.example.test"),
+        ):
+            with monkeypatch.context() as patch:
+                if trusted:
+                    patch.setenv("SSL_CERT_FILE", str(certificate))
+                settings = WebhookSettings(f"https://{host}:{receiver.port}/", [SECRET])
+                async with Webhook(settings) as webhook:
+                    answers.append(await webhook.send("msg_1", b'{"a":1}'))
+    finally:
+        receiver.stop()
+
+    assert [answer.ok for answer in answers] == [True, False, False]
+    assert asked[0] == "hooks.example.test"
+    assert not any(answer.final for answer in answers)
+    assert receiver.tries == ["msg_1"]
+
+
+# -- the whole way ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_person_who_closes_the_tab_hears_of_the_end_and_one_who_stays_does_not(
+    broker_url: str, ann: Broker, receiver: Receiver, name: str, fresh: Any, programs: Any, eventually: Any
+) -> None:
+    """A real agent process, a gateway, a feed that stays open and one that is closed while the agent is at work."""
+    agent = fresh("writer")
+    programs.agent(
+        agent, "for number in range(40):\n    await run.text(f'w{number} ')\n    await asyncio.sleep(0.05)\n"
+    )
+    stays, leaves = ann.session(fresh("s")), ann.session(fresh("s"))
+    gateway = Gateway(ann)
+
+    async def look(http: httpx.AsyncClient, session: Session, seen: asyncio.Event) -> None:
+        async with http.stream("GET", f"/sessions/{session.id}/events") as feed:
+            async for line in feed.aiter_lines():
+                if "text.delta" in line:
+                    seen.set()
+
+    async with (
+        Server(gateway.app, port=0, on_drain=gateway.drain) as server,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=60) as http,
+        notifying(broker_url, name, receiver, settle_seconds=1) as notifier,
+    ):
+        seen = [asyncio.Event(), asyncio.Event()]
+        for session in (stays, leaves):
+            await session.create(agents=[agent])
+        feeds = [asyncio.create_task(look(http, *each)) for each in zip((stays, leaves), seen, strict=True)]
+        await session.send("go", to=agent)
+        await stays.send("go", to=agent)
+        await asyncio.wait_for(asyncio.gather(*(each.wait() for each in seen)), 60)
+        feeds[1].cancel()
+        await asyncio.gather(feeds[1], return_exceptions=True)
+        await eventually(lambda: receiver.of(leaves), 60)
+        await eventually(lambda: notifier.metrics.unsent.labels("watched")._value.get() == 1, 60)
+        feeds[0].cancel()
+        await asyncio.gather(feeds[0], return_exceptions=True)
+
+    [told] = receiver.of(leaves)
+    assert (told.type, told.data["status"]) == ("run.finished", "done")
+    assert told.data["text"].startswith("w0 w1 w2")
+    assert receiver.of(stays) == []
+
+
+async def test_over_several_shards_everything_is_told(
+    tmp_path: Path, receiver: Receiver, name: str, eventually: Any
+) -> None:
+    async with EmbeddedServer(ServerSettings(data=tmp_path / "broker", port=0)) as server:
+        async with connect(server.url, member="ann", settings=StreamSettings(shards=3)) as ann:
+            sessions = [ann.session(f"s{number}") for number in range(9)]
+            async with notifying(server.url, name, receiver):
+                runs = [await work(session) for session in sessions]
+                await eventually(lambda: len(receiver.told) == 9)
+            assert {session.shard for session in sessions} == {0, 1, 2}
+
+    assert sorted(told.data["run"] for told in receiver.told) == sorted(runs)
 
 
 # -- the documentation ------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -18,6 +19,7 @@ from orchestrator_free import Agent, Broker, Run, connect, contract
 from orchestrator_free.errors import BrokerError, PermissionDenied
 from orchestrator_free.events import encode
 from orchestrator_free.monitor import Monitor
+from orchestrator_free.notify import Notifier, NotifierSettings, Webhook, WebhookSettings
 from orchestrator_free.runwriter import INLINE_LIMIT
 from orchestrator_free.server import EmbeddedServer, ServerSettings
 
@@ -117,6 +119,31 @@ async def test_the_real_agent_works_end_to_end_under_its_role(place: Place) -> N
         assert runs["large"]["object"] and len(runs["large"]["parts"]) == 4
         assert [entry["from"] for entry in view["inputs"]] == ["ann", "ann", "ann", "outliner"]
         assert key.startswith("agent.outliner.")
+
+
+async def test_a_notifier_tells_and_writes_down_what_it_could_not_under_its_role(place: Place) -> None:
+    """It reads everything, and publishes notices under its own name only."""
+    secret = "whsec_" + base64.b64encode(os.urandom(24)).decode()
+    # Nobody answers on port 1: after one try it is a notice.
+    target = WebhookSettings("http://127.0.0.1:1/", [secret])
+    settings = NotifierSettings(settle_seconds=0, tries=1)
+    async with place.connect("gateway") as gateway, place.connect("notify") as broker, Webhook(target) as webhook:
+        session = Broker(gateway.log, "ann").session("s1")
+        await session.create(title="Review")
+        ready = asyncio.Event()
+        task = asyncio.create_task(Notifier(broker, webhook, settings).run(ready=ready.set))
+        try:
+            async with asyncio.timeout(30):
+                await ready.wait()
+                await session.append("ask", {"type": "ask", "about": "approval"}, id="q1")
+                event = await anext(session.follow(kinds=["notice"]))
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        with pytest.raises(PermissionDenied):
+            await broker.session("s1").append("answer", {"type": "answer", "value": 1}, id="q1")
+
+    assert (event.member, event.type, event.body["about"]) == ("notify", "notification.failed", "ask.open")
 
 
 AGENT = """
