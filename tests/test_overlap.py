@@ -117,6 +117,12 @@ async def begun(session: Session, name: str, run: str) -> None:
                 return
 
 
+async def delivered(session: Session, consumer: str, times: int) -> bool:
+    """Whether a durable consumer has delivered so often, repeats included."""
+    found = await session.log.consumer(session.shard, consumer)
+    return found is not None and found.delivered >= times
+
+
 # -- queue ----------------------------------------------------------------------------------------------------------
 
 
@@ -228,7 +234,9 @@ async def test_what_a_run_delegates_back_to_its_own_agent_belongs_to_its_turn(
     assert order[-3:] == ["end go", "begin next", "end next"]
 
 
-async def test_nobody_gets_ahead_by_claiming_a_parent(broker_url: str, session: Session, name: str) -> None:
+async def test_nobody_gets_ahead_by_claiming_a_parent(
+    broker_url: str, session: Session, name: str, eventually: Any
+) -> None:
     """A parent counts for its own agent's inputs only: the sender stands in the subject."""
     diary = Diary()
     async with serving(broker_url, name, diary.work, overlap="queue"):
@@ -237,7 +245,7 @@ async def test_nobody_gets_ahead_by_claiming_a_parent(broker_url: str, session: 
         second = await session.send("second", to=name)
         forged = await session.send("forged", to=name, parent={"agent": name, "run": first.run})
         wild = await session.send("wild", to=name, parent={"agent": "ann", "run": ">"})
-        await asyncio.sleep(0.5)
+        await eventually(lambda: delivered(session, f"agent-{name}", 4))
         before = list(diary.begun)
         diary.go_on.set()
         await results(session, name, [second, forged, wild])
@@ -415,7 +423,9 @@ async def test_a_steer_that_comes_too_late_runs_in_its_turn(broker_url: str, ses
     assert [control["outcomes"][name]["state"] for control in view["controls"]] == ["too_late"]
 
 
-async def test_a_steer_is_taken_once_however_long_it_waits(broker_url: str, session: Session, name: str) -> None:
+async def test_a_steer_is_taken_once_however_long_it_waits(
+    broker_url: str, session: Session, name: str, eventually: Any
+) -> None:
     """The durable consumer brings it again and again until it has an outcome."""
     taken: list[str] = []
     look = asyncio.Event()
@@ -428,7 +438,7 @@ async def test_a_steer_is_taken_once_however_long_it_waits(broker_url: str, sess
         sent = await session.send("go", to=name)
         await begun(session, name, sent.run)
         control = await session.control.steer("be brief", to=name, run=sent.run)
-        await asyncio.sleep(4)
+        await eventually(lambda: delivered(session, f"control-{name}", 4))
         look.set()
         outcome = await control.outcome(timeout=SECONDS)
 

@@ -27,6 +27,7 @@ from orchestrator_free.cli.options import (
     write_json,
 )
 from orchestrator_free.cli.render import clean, render_head, render_sessions, render_view
+from orchestrator_free.cli.tree import render_tree
 from orchestrator_free.cli.watch import print_answers, print_events
 from orchestrator_free.errors import InvalidInput, SessionExists
 from orchestrator_free.gateway.frames import Selection
@@ -186,6 +187,8 @@ def show(session: SessionName, as_json: AsJson = False) -> None:
         for entry in view["inputs"]:
             out.print(Text.assemble((f"{entry['from']} → {entry['to']}: ", "bold"), clean(entry["text"][:500])))
         out.print(render_view(view))
+        if (runs := render_tree(view)) is not None:
+            out.print(runs)
         for ask in view["asks"]:
             if ask["status"] == "open":
                 out.print(asks.describe(ask), highlight=False)

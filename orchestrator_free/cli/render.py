@@ -18,6 +18,7 @@ _STATES: Final = {
     "error": ("✘ error", "red"),
     "failed": ("✘ failed", "red"),
     "cancelled": ("■ cancelled", "dim"),
+    "rejected": ("⊘ rejected", "red"),
     "lost": ("? lost, waiting for a replica", "red"),
 }
 #: panels narrower than this go one below the other
@@ -93,15 +94,20 @@ def _state(agent: dict[str, Any]) -> Text:
         return Text(f"offline: {clean(agent['reason'] or '')}", style="red")
     if last is None:
         return Text("○ waiting" if agent["status"] == "waiting" else "idle", style="dim")
-    words, style = _STATES.get(last["status"], (clean(last["status"]), ""))
-    if last.get("waiting"):
-        words, style = f"◌ waits: {clean(last['waiting']['reason'])}", "magenta"
-    elif last.get("stalled") is not None:
-        words, style = f"! silent for {last['stalled']:g} s", "red"
+    words, style = state_words(last)
     state = Text(words, style=style)
     if last["attempt"] > 1:
         state.append(f" attempt {last['attempt']}", style="dim")
     return state
+
+
+def state_words(run: dict[str, Any]) -> tuple[str, str]:
+    """Return what a run is about in a few words, and their style."""
+    if run.get("waiting"):
+        return f"◌ waits: {clean(run['waiting']['reason'])}", "magenta"
+    if run.get("stalled") is not None:
+        return f"! silent for {run['stalled']:g} s", "red"
+    return _STATES.get(run["status"], (clean(run["status"]), ""))
 
 
 def _tail(text: Text, lines: int, width: int) -> Text:
