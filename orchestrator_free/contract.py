@@ -280,6 +280,7 @@ _READ: Final = (
     f"$JS.API.DIRECT.GET.{_PRESENCE_STREAM}",
     f"$JS.API.STREAM.INFO.{_OBJECT_STREAM}",
     f"$JS.API.STREAM.INFO.{TIMERS}",
+    f"$JS.API.STREAM.MSG.GET.{TIMERS}",
     f"$JS.API.STREAM.MSG.GET.{_OBJECT_STREAM}",
     f"$JS.API.DIRECT.GET.{_OBJECT_STREAM}.>",
     # The clients of NATS read the chunks of an object through a consumer of a random name.
@@ -347,7 +348,7 @@ ROLES: Final[dict[str, Role]] = {
         about="An agent with all its replicas: publishes under its own name, takes its own inputs, reads all sessions.",
         publish=(
             *(f"{ROOT}.*.*.{{member}}.{kind}" for kind in _WORKING_KINDS),
-            *(f"{AT}{ROOT}.*.*.{{member}}.{kind}" for kind in ("stage.*.*", "lease.*")),
+            f"{AT}{ROOT}.*.*.{{member}}.stage.*.*",
             f"$KV.{PRESENCE_BUCKET}.agent.{{member}}.*",
             _LOOK,
             *_READ,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import math
 import random
 import secrets
 import time
@@ -18,7 +19,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from orchestrator_free.coordination.words import Board, Standing, lapse_of, standing, words_on
+from orchestrator_free.coordination.words import Board, Standing, check_seconds, lapse_of, standing, words_on
 from orchestrator_free.errors import BrokerError, Conflict, InvalidInput, LeaseHeld, LeaseLost
 from orchestrator_free.events import Body, encode
 from orchestrator_free.fold import View
@@ -120,19 +121,21 @@ async def acquire(session: Session, name: str, seconds: float, *, wait: float | 
     check_name("lease", name)
     if seconds < SHORTEST_SECONDS:
         raise InvalidInput(f"seconds: a lease lasts at least {SHORTEST_SECONDS:g} s, not {seconds:g}")
-    end = None if wait is None else time.monotonic() + wait
+    end = math.inf if wait is None else time.monotonic() + wait
+    impatient = False
     with Board(session, name) as board:
         while True:
-            found = await standing(session, name)
+            found = await standing(session, name, impatient=impatient)
             if found.free:
                 held = await attempt(session, name, seconds, found, data, Lease)
                 if held is not None:
                     return held
                 continue
-            left = None if end is None else end - time.monotonic()
-            if (found.lease or {})["status"] == "done" or (left is not None and left <= 0):
+            left = end - time.monotonic()
+            if found.lease is None or found.lease["status"] == "done" or left <= 0:
                 raise LeaseHeld(name, found.lease or {})
-            if await board.heard(5.0 if left is None else min(5.0, left)):
+            impatient = not await board.heard(min(left, check_seconds(found.lease["seconds"])))
+            if not impatient:
                 await asyncio.sleep(random.random() * _SPREAD_SECONDS)
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_free.coordination.holding import Lease, attempt
-from orchestrator_free.coordination.words import Board, Standing, standing
+from orchestrator_free.coordination.words import Board, Standing, check_seconds, standing
 from orchestrator_free.subjects import check_name
 
 if TYPE_CHECKING:
@@ -55,26 +55,29 @@ async def share(
     leases = {check_name("task", f"{pool}-{task}"): task for task in named}
     with Board(session) as board:
         await board.read()
+        impatient = False
         while True:
             known = board.leases()
             left = [name for name in leases if name not in known or known[name]["status"] != "done"]
             if not left:
                 return
-            task = await _take(session, board, left, seconds)
+            task = await _take(session, board, left, seconds, impatient=impatient)
+            impatient = False
             if task is not None:
                 task.task = leases[task.name]
                 task.value = named[task.task]
                 yield task
-            elif not await board.heard():
+            elif not await board.heard(check_seconds(seconds)):
                 await board.read()
+                impatient = True
 
 
-async def _take(session: Session, board: Board, left: list[str], seconds: float) -> Task | None:
+async def _take(session: Session, board: Board, left: list[str], seconds: float, *, impatient: bool) -> Task | None:
     """Take one of these tasks; None if there is none to be had now."""
     for name in random.sample(left, len(left)):
-        if not Standing(board.leases().get(name), 0).free:
+        if not impatient and not Standing(board.leases().get(name), 0).free:
             continue
-        found = await standing(session, name)
+        found = await standing(session, name, impatient=impatient)
         held = await attempt(session, name, seconds, found, None, Task) if found.free else None
         if held is not None:
             return held

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from orchestrator_free.entries import to_event
-from orchestrator_free.errors import InvalidEvent
+from orchestrator_free.errors import BrokerTimeout, InvalidEvent, PermissionDenied
 from orchestrator_free.fold import View
 from orchestrator_free.fold.leases import Leases
 from orchestrator_free.jetstream import Message
 from orchestrator_free.jetstream.messages import live_message
+from orchestrator_free.jetstream.wire import PUBLISH_DEADLINE_SECONDS
 from orchestrator_free.subjects import LIVE, ROOT
 
 if TYPE_CHECKING:
@@ -56,10 +58,16 @@ def lapse_of(session: Session, name: str, hold: str = "*", member: str = "*") ->
     return f"{ROOT}.{session.shard}.{session.id}.{member}.stage.{name}.{hold}"
 
 
-async def standing(session: Session, name: str) -> Standing:
-    """Read how a lease stands, from the leader: the last word on it, and whether that hold has lapsed."""
+async def standing(session: Session, name: str, *, impatient: bool = False) -> Standing:
+    """Read how a lease stands, from the leader: the last word on it, and whether that hold has lapsed.
+
+    Args:
+        session: where.
+        name: of the lease.
+        impatient: believe a lapse that the broker has said and that has not reached the session's log yet.
+    """
     log = session.log
-    word = await log.last(session.shard, words_on(session, name))
+    word = await _last(session, words_on(session, name))
     if word is None:
         return Standing(None, 0)
     said = [word]
@@ -68,9 +76,31 @@ async def standing(session: Session, name: str) -> Standing:
         said = await log.read_all(session.shard, words_on(session, name))
         lease = folded(said).found.get(name)
     if lease is not None and lease["status"] == "held" and lease["seconds"] is not None:
-        lapse = await log.last(session.shard, lapse_of(session, name, lease["hold"], lease["holder"]))
-        lease = folded([*said, lapse]).found[name] if lapse is not None else lease
+        subject = lapse_of(session, name, lease["hold"], lease["holder"])
+        lapse = await _last(session, subject)
+        if lapse is not None:
+            lease = folded([*said, lapse]).found[name]
+        elif impatient and await _fell_due(session, subject):
+            lease = lease | {"holder": None, "status": "lapsed"}
     return Standing(lease, word.sequence)
+
+
+async def _last(session: Session, subject: str) -> Message | None:
+    """Read the last message of a filter from the leader, as patiently as what is written waits for a new one."""
+    end = time.monotonic() + PUBLISH_DEADLINE_SECONDS
+    while True:
+        try:
+            return await session.log.last(session.shard, subject)
+        except BrokerTimeout:
+            if time.monotonic() > end:
+                raise
+
+
+async def _fell_due(session: Session, subject: str) -> bool:
+    try:
+        return await session.log.fell_due(subject)
+    except (BrokerTimeout, PermissionDenied):
+        return False  # then it is believed when it has come
 
 
 def folded(messages: Iterable[Message]) -> Leases:
@@ -84,6 +114,11 @@ def folded(messages: Iterable[Message]) -> Leases:
             except InvalidEvent:
                 continue
     return leases
+
+
+def check_seconds(seconds: float | None) -> float:
+    """Return how often whoever waits for a lease looks into the log though nothing was heard."""
+    return CHECK_SECONDS if seconds is None else min(CHECK_SECONDS, max(1.0, seconds / 2))
 
 
 class Board:
@@ -134,7 +169,7 @@ class Board:
             self._leases = folded(self._last.values())
         return self._leases.found
 
-    async def heard(self, seconds: float = CHECK_SECONDS) -> bool:
+    async def heard(self, seconds: float) -> bool:
         """Wait until something was said since the last call, at most so long; whether it was."""
         try:
             async with asyncio.timeout(seconds):
