@@ -29,11 +29,13 @@ from orchestrator_free.floors import FloorWatch
 from orchestrator_free.fold import Fold
 from orchestrator_free.run import Run, RunError
 from orchestrator_free.session import Session
-from orchestrator_free.subjects import check_name
+from orchestrator_free.subjects import ALL, check_name, run_id
 
-#: inputs that wait for a person at once, and how often their desk may go away meanwhile
+#: inputs that wait for a person at once; and how often their desk may go away meanwhile
 _WAITING: Final = 256
 _RETURNS: Final = 10_000
+#: an input that a desk had when it died comes to the next one within this time
+_COMING_SECONDS: Final = 15.0
 _HELP: Final = """\
 /accept [SESSION]      take the floor you are asked to take    /decline [REASON]   leave it where it is
 /take [SESSION]        take over; ends what others answer      /watch SESSION      only look, nobody is told
@@ -63,6 +65,8 @@ class Desk:
         self._transcript: Transcript | None = None
         self._following: asyncio.Task[None] | None = None
         self._waiting: list[Waiting] = []
+        self._came = asyncio.Event()
+        self._answered: set[str] = set()
         self._floors: dict[str, FloorState] = {}
         self._commands: dict[str, Callable[[str], Awaitable[None]]] = {
             "accept": self._accept, "decline": self._decline, "take": self._take, "watch": self._watch,
@@ -124,12 +128,15 @@ class Desk:
         """Answer an input: the handler of this agent."""
         waiting = Waiting(run, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
+        self._answered.add(run.id)
+        self._came.set()
         if self._session is None or self._session.id != run.session.id:
             where = run.session.id
             self._say(f"{where}: {run.input.sender} says: {run.input.text}; /watch {where} to answer", "bold yellow")
         try:
-            await run.emit({"type": "run.waiting", "reason": "person"})
-            await run.text(await waiting.line)
+            async with run.waiting("person"):
+                line = await waiting.line
+            await run.text(line)
         finally:
             self._waiting.remove(waiting)
 
@@ -153,13 +160,39 @@ class Desk:
     async def _speak(self, line: str) -> None:
         """Answer the oldest input that waits in this session; if none does, tell the customer."""
         session = self._here()
-        for waiting in self._waiting:
-            if waiting.run.session.id == session.id and not waiting.line.done():
-                waiting.line.set_result(line)
-                return
+        waiting = await self._oldest(session)
+        if waiting is not None:
+            waiting.line.set_result(line)
+            return
         if (await session.floor.state()).holder != self._me:
             raise InvalidInput("you only watch here: /take the floor to answer, or /whisper AGENT to help")
         await session.send(line, to=self._customer(), note=True)
+
+    async def _oldest(self, session: Session) -> Waiting | None:
+        """Return what waits longest here, None if nothing does; what was only just shown is about to."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_COMING_SECONDS):
+                while True:
+                    self._came.clear()
+                    for waiting in self._waiting:
+                        if waiting.run.session.id == session.id and not waiting.line.done():
+                            return waiting
+                    if not self._is_owed():
+                        return None
+                    await self._came.wait()
+        return None
+
+    def _is_owed(self) -> bool:
+        """Whether an input for this person stands in the session that has not come here yet."""
+        fold = self._transcript.fold if self._transcript else Fold("")
+        for entry in fold.inputs.values():
+            mine = entry["to"] == self._me or (entry["to"] == ALL and entry["floor"] == self._me)
+            name = run_id(entry["from"], entry["input"])
+            if mine and not entry["note"] and not entry["replayed"] and name not in self._answered:
+                begun = fold.run(self._me, name)
+                if not fold.controls.cancels(self._me, name, entry["sequence"]) and (begun is None or begun.open):
+                    return True
+        return False
 
     def _here(self) -> Session:
         if self._session is None:
