@@ -43,7 +43,7 @@ _log = structlog.get_logger("orchestrator_free.metrics")
 
 PREFIX: Final = "orchestrator_free"
 _POLL_DEADLINE_SECONDS: Final = 30.0
-_VARZ_BYTES: Final = 1024 * 1024
+_MONITOR_BYTES: Final = 1024 * 1024
 
 _LATENCY_BUCKETS: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -183,17 +183,17 @@ def _agent_families(agents: Mapping[str, _AgentNow], totals: Mapping[str, Counts
         for name, now in agents.items()
     ]
     yield from _gauges("agent", ["agent"], rows, _AGENT_GAUGES)
-    attempts = CounterMetricFamily(
-        f"{PREFIX}_agent_attempts", "Attempts at runs; more than one per run after a crash.", labels=["agent"]
-    )
-    finished = CounterMetricFamily(
-        f"{PREFIX}_agent_runs_finished", "Runs finished, by status.", labels=["agent", "status"]
-    )
+    text = "Attempts at runs; more than one per run after a crash."
+    attempts = CounterMetricFamily(f"{PREFIX}_agent_attempts", text, labels=["agent"])
+    stalled = CounterMetricFamily(f"{PREFIX}_agent_runs_stalled", "Times a run fell silent.", labels=["agent"])
+    labels = ["agent", "status"]
+    finished = CounterMetricFamily(f"{PREFIX}_agent_runs_finished", "Runs finished, by status.", labels=labels)
     for name, counts in totals.items():
         attempts.add_metric([name], counts.get("attempts", 0.0))
+        stalled.add_metric([name], counts.get("stalled", 0.0))
         for status in sorted(FINAL):
             finished.add_metric([name, status], counts.get(f"finished {status}", 0.0))
-    yield from (attempts, finished)
+    yield from (attempts, stalled, finished)
     for name, key, about in _AGENT_HISTOGRAMS:
         yield _histogram(name, about, key, totals)
 
@@ -299,7 +299,8 @@ class Metrics:
         if self._monitor_url is None:
             return []
         try:
-            config = (await asyncio.to_thread(_varz, self._monitor_url))["jetstream"]["config"]
+            config = (await asyncio.to_thread(_jsz, self._monitor_url))["config"]
+            config["store_dir"]  # without JetStream there is nothing to tell
         except (OSError, ValueError, KeyError, TypeError) as error:
             _log.warning("the broker's monitor does not tell the durability", url=self._monitor_url, error=str(error))
             return []
@@ -328,9 +329,10 @@ class Metrics:
         yield from self._families
 
 
-def _varz(url: str) -> Any:
-    with urllib.request.urlopen(f"{url.rstrip('/')}/varz", timeout=3) as answer:  # noqa: S310 - http(s) was checked
-        return json.loads(answer.read(_VARZ_BYTES))
+def _jsz(url: str) -> Any:
+    """Return the broker's state of JetStream; its `/varz`, asked too early once, lacks the configuration for ever."""
+    with urllib.request.urlopen(f"{url.rstrip('/')}/jsz", timeout=3) as answer:  # noqa: S310 - http(s) was checked
+        return json.loads(answer.read(_MONITOR_BYTES))
 
 
 # -- serving them alone ---------------------------------------------------------------------------------------------
