@@ -31,10 +31,15 @@ class AskLog:
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    async def _end(self) -> int:
-        """Return the session's last sequence as the leader has it."""
-        last = await self._log.last(self._shard, session_filter(self._shard, self._session))
+    async def _end(self, tail: str = "") -> int:
+        """Return the last sequence of the session, or below it, as the leader has it."""
+        below = f"{ROOT}.{self._shard}.{self._session}.{tail}" if tail else session_filter(self._shard, self._session)
+        last = await self._log.last(self._shard, below)
         return last.sequence if last is not None else 0
+
+    async def last(self, kind: str, id: str, member: str = "*") -> int:
+        """Return the last sequence of an ask or its answers, whatever stands there: also what is no event."""
+        return await self._end(f"{member}.{kind}.{check_name('ask', id)}")
 
     async def events(self, id: str, *, up_to: int | None = None) -> list[Event]:
         """Return what the log says of an ask (`*`: of all) as it was at one moment: now, or at a sequence."""

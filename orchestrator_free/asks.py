@@ -150,16 +150,16 @@ class Asks:
         chosen = check_name("ask", secrets.token_hex(16) if id is None else id)
         # Before the look into the log: a process that is stopped in between must not push the deadline later.
         now = await self._log.now()
-        if id is not None and (found := await self._met(chosen, body)) is not None:
-            return found
-        # Timers first: one for an ask that never comes is skipped, an ask without its timers would stand for ever.
-        await self._log.set_timers(self._member, chosen, body, now)
-        try:
-            sequence = await self._session.append("ask", body, id=chosen, expect=0, shared=True)
-        except Conflict:
-            if (found := await self._met(chosen, body)) is not None:
+        while True:
+            before = await self._log.last("ask", chosen)
+            # What stands there may be no ask, but something that the broker was made to store; it blocks nobody.
+            if before and (found := await self._met(chosen, body)) is not None:
                 return found
-            raise
+            # Timers first: one for an ask that never comes is skipped, an ask without its timers would stand for ever.
+            await self._log.set_timers(self._member, chosen, body, now)
+            with contextlib.suppress(Conflict):
+                sequence = await self._session.append("ask", body, id=chosen, expect=before, shared=True)
+                break
         fold = AsksFold()
         where = address(self._session.shard, self._session.id, self._member, "ask", id=chosen)
         fold.apply(Event(sequence, written(now), where, decode(encode(body))))
@@ -189,8 +189,7 @@ class Asks:
             raise NotAsked(f"{self._member} cannot withdraw ask {id!r}: {ask['from']} has asked it")
         if ask["status"] == "open":
             body = {"type": "ask.withdrawn", "reason": reason}
-            with contextlib.suppress(Conflict):  # withdrawn before: it stands in the log
-                await self._session.append("stage", body, target=id, id="withdrawn", expect=0)
+            await self._session.append("stage", body, target=id, id="withdrawn")
             ask = await self.get(id)
         if ask["status"] != "withdrawn":
             raise AskClosed(id, ask)
@@ -233,31 +232,25 @@ class Asks:
         body = decode(encode({"type": "answer", "value": value, "comment": comment}))  # as everybody will read it
         validate("answer", body)
         for _ in range(_ROUNDS):
-            events = await self._log.events(id)
-            ask = self._log.folded(events, id)
+            mine, everybodys = [await self._log.last("answer", id, member) for member in (self._member, "*")]
+            ask = self._log.folded(await self._log.events(id), id)
             if self._said(ask, body["value"]):
                 return ask
             self._refuse(ask, body["value"])
             try:
-                sequence = await self._publish(body, ask, events)
+                # Over all answers where one decides, so that the broker refuses the others; else over one's own.
+                single = ask["rule"] == "quorum" and ask["quorum"] == 1
+                expect = everybodys if single else mine
+                sequence = await self._session.append("answer", body, id=id, expect=expect, shared=single)
             except Conflict:
                 continue  # somebody else's word came first: look again
             ask = self._log.folded(await self._log.events(id, up_to=sequence), id)
-            mine = [answer for answer in ask["answers"] if answer["member"] == self._member]
-            if not mine or not mine[-1]["counts"]:
+            if not any(answer["member"] == self._member and answer["counts"] for answer in ask["answers"]):
                 raise AskClosed(id, ask)
             if ask["status"] != "open" and ask["from"] == self._member:
                 await self._log.forget_timers(ask)
             return ask
         raise Conflict(f"ask {id!r} is answered by so many at once that nobody gets through; try again", actual=0)
-
-    async def _publish(self, body: Body, ask: View, events: list[Event]) -> int:
-        """Publish an answer over the answers that were seen: everybody's where one decides, else the member's own."""
-        single = ask["rule"] == "quorum" and ask["quorum"] == 1
-        seen = [
-            event.sequence for event in events if event.kind == "answer" and (single or event.member == self._member)
-        ]
-        return await self._session.append("answer", body, id=ask["ask"], expect=max(seen, default=0), shared=single)
 
     def _said(self, ask: View, value: Any) -> bool:
         """Whether this member has given that answer before, and it counted."""
