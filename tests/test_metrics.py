@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import shutil
 import socket
 import subprocess
-import threading
 import urllib.parse
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -165,33 +163,6 @@ async def test_fsync_is_told_only_where_it_is_known(tmp_path: Path) -> None:
     assert found == [1, None, None]
     with pytest.raises(InvalidInput, match="monitor_url"):
         Metrics(ann, monitor_url="file:///etc/passwd")
-
-
-async def test_fsync_is_told_of_a_broker_whose_monitor_was_asked_too_early(tmp_path: Path) -> None:
-    """A `/varz` that is asked while JetStream starts lacks its configuration for the server's whole life."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    settings = ServerSettings(data=tmp_path / "broker", port=0, monitor_port=port, durability="fsync")
-    over = threading.Event()
-
-    def ask() -> None:
-        while not over.is_set():
-            with contextlib.suppress(httpx.TransportError):
-                httpx.get(f"http://127.0.0.1:{port}/varz", timeout=5)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
-        async with EmbeddedServer(settings) as broker, connect(broker.url) as ann:
-            metrics = Metrics(ann, monitor_url=broker.monitor_url)
-            await metrics.poll()
-            found = shown(metrics).get("broker_fsync")
-            early = "config" not in (await broker.monitor("/varz"))["jetstream"]
-    finally:
-        over.set()
-        asking.join()
-
-    assert found == 1, f"/varz without configuration: {early}"
 
 
 async def test_a_scrape_asks_nobody(broker: EmbeddedServer, ann: Broker, eventually: Any) -> None:
