@@ -32,10 +32,19 @@ class NewSession(BaseModel):
     compaction: Literal["on", "off"] = Field("on", description="off: the log keeps every delta of finished runs")
 
 
+#: somebody has to be named, by name or by another input
+_ADDRESSED: Final[dict[str, Any]] = {
+    "anyOf": [
+        {"required": ["to"], "properties": {"to": {"not": {"type": "null"}}}},
+        *({"required": [name], "properties": {name: {"type": "object"}}} for name in ("edits", "again", "after")),
+    ]
+}
+
+
 class NewInput(BaseModel):
     """Body of `POST /sessions/{session}/inputs`."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, json_schema_extra=_ADDRESSED)
 
     text: str = Field("", description="what to do")
     to: str | Annotated[list[str], Field(max_length=200)] | None = Field(

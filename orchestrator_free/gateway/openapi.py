@@ -35,7 +35,19 @@ def operation(summary: str, answers: dict[str, str], media: str = "application/j
 
 def body(model: type[BaseModel]) -> dict[str, Any]:
     """Describe the body of a request."""
-    return {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}
+    schema = model.model_json_schema()
+    return {"required": True, "content": {"application/json": {"schema": _inlined(schema, schema.pop("$defs", {}))}}}
+
+
+def _inlined(value: Any, definitions: dict[str, Any]) -> Any:
+    """Put definitions where they are referred to: in this document a reference to them would lead nowhere."""
+    if isinstance(value, list):
+        return [_inlined(inner, definitions) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    name = str(value.get("$ref", "")).removeprefix("#/$defs/")
+    value = definitions[name] | {key: inner for key, inner in value.items() if key != "$ref"} if name else value
+    return {key: _inlined(inner, definitions) for key, inner in value.items()}
 
 
 def path(route: str, *more: dict[str, Any], **operations: dict[str, Any]) -> dict[str, Any]:

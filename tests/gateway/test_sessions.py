@@ -328,6 +328,8 @@ async def test_the_documented_bodies_are_those_that_are_taken(gateway: Any, fres
     name = fresh("s")
     await gateway.http.post("/sessions", json={"session": name})
     bodies = [{"to": "a"}, {"to": ["a", "b"], "data": None}, {}, {"to": 1}, {"to": "a", "x": 1}, {"to": "a", "text": 1}]
+    await gateway.http.post(f"/sessions/{name}/inputs", json={"to": "a", "id": "i"})
+    bodies += [{"edits": {"from": "user", "input": "i"}}, {"to": None}, {"to": "a", "edits": 1}, {"edits": None}]
     for body in bodies:
         answer = await gateway.http.post(f"/sessions/{name}/inputs", json=body)
         assert (answer.status_code == 202) is check.is_valid(body), body
