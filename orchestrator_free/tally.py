@@ -64,7 +64,7 @@ def _read_stats(stats: object) -> Counts:
     """Flatten the counters of `AgentStats.snapshot`."""
     if not isinstance(stats, dict):
         return {}
-    found: dict[str, object] = {"attempts": stats.get("attempts")}
+    found: dict[str, object] = {name: stats.get(name) for name in ("attempts", "stalled")}
     finished = stats.get("finished")
     for status, value in finished.items() if isinstance(finished, dict) else ():
         if status in FINAL:
