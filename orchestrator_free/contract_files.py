@@ -61,7 +61,7 @@ def files(shards: int = 1) -> dict[str, str]:
         "consumers/agent.json": _json(contract.agent_consumer(0, _AGENT)),
         "consumers/service.json": _json(contract.service_consumer(0, "billing")),
         "consumers/notifier.json": _json(
-            contract.notifier_consumer(0, "notify", ("run", "ask", "presence", "floor"), "2026-01-01T00:00:00Z")
+            contract.notifier_consumer(0, "notify", ("run", "ask", "stage", "presence", "floor"), "2026-01-01T00:00:00Z")
         ),
     }
     found |= {f"schemas/{name}.json": _json(schema) for name, schema in schemas().items()}

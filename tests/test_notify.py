@@ -263,6 +263,22 @@ async def test_an_ask_a_loss_a_stall_and_a_request_for_a_person_are_told(
     )
 
 
+async def test_whoever_is_asked_when_nobody_answered_is_told_too(
+    broker_url: str, ann: Broker, session: Session, receiver: Receiver, name: str, eventually: Any
+) -> None:
+    """The broker escalates at its time; of a vote among agents nobody is told."""
+    writer = Broker(ann.log, "writer").session(session.id)
+    async with notifying(broker_url, name, receiver):
+        await writer.asks.ask("Who leads?", about="vote", to=["critic"], escalations=[(0.5, ["boss"])])
+        asked = await writer.asks.ask("Refund?", about="approval", to=["ann"], escalations=[(1, ["boss"])], seconds=60)
+        await eventually(lambda: len(receiver.of(session)) == 2, 40)
+
+    assert [(one.type, one.data["ask"]["to"]) for one in receiver.of(session)] == [
+        ("ask.open", ["ann"]), ("ask.escalated", ["boss"]),
+    ]  # fmt: skip
+    assert {(one.data["ask"]["ask"], one.data["text"]) for one in receiver.of(session)} == {(asked.ask, "Refund?")}
+
+
 async def test_output_parts_of_larger_work_coordination_and_history_are_not_told(
     broker_url: str, session: Session, receiver: Receiver, name: str, eventually: Any
 ) -> None:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _SENDING = "Sending"
 _LETTERS = "Dead letters"
 _WHAT = (
-    "What to tell, separated by commas: run.finished, run.failed, run.stalled, run.lost, ask.open, floor.requested, "
-    "run.cancelled; all but the last if absent."
+    "What to tell, separated by commas: run.finished, run.failed, run.stalled, run.lost, ask.open, ask.escalated, "
+    "floor.requested, run.cancelled; all but the last if absent."
 )
 
 

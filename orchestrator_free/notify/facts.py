@@ -9,7 +9,7 @@ from orchestrator_free.events import Body, Event
 from orchestrator_free.fold import RunFold, View
 from orchestrator_free.jetstream import Message
 from orchestrator_free.members import watchers_of
-from orchestrator_free.notify.rules import data_of, data_of_input, data_of_run
+from orchestrator_free.notify.rules import AMONG_AGENTS, data_of, data_of_ask, data_of_input, data_of_run
 from orchestrator_free.subjects import ROOT, Address, Position, address, parse, session_filter
 
 
@@ -41,7 +41,7 @@ class Facts:
         if where is None:
             return False
         match told:
-            case "ask.open":
+            case "ask.open" | "ask.escalated":
                 return await self._is_open(where)
             case "run.stalled":
                 return await self._is_last(message, message.subject)
@@ -58,10 +58,15 @@ class Facts:
 
     async def _is_open(self, where: Address) -> bool:
         try:
-            ask = await self._broker.session(where.session).asks.get(where.id)
+            ask = await self._ask(where)
         except LookupError:
-            return False  # the session was deleted
+            return False  # the session was deleted, or nobody asked that
         return bool(ask["status"] == "open")
+
+    async def _ask(self, where: Address) -> View:
+        """Return the ask that an ask or a stage is about, as it stands."""
+        asked = where.id if where.kind == "ask" else where.target
+        return await self._broker.session(where.session).asks.get(asked)
 
     # -- the body -----------------------------------------------------------------------------------------------
 
@@ -78,6 +83,11 @@ class Facts:
             if run is None or (asked is not None and asked.body.get("replayed")):
                 return None
             data |= data_of_run(run) | data_of_input(asked)
+        elif told == "ask.escalated":
+            ask = await self._ask(event.address)
+            if ask["from"] != event.member or ask["about"] in AMONG_AGENTS:
+                return None
+            data |= data_of_ask(ask, event.body["to"])
         elif told == "run.lost":
             data["runs"] = await self._lost_runs(event)
         return {"type": told, "timestamp": event.time, "data": data}

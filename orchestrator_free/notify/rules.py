@@ -21,12 +21,13 @@ EVENTS: Final[dict[str, str]] = {
     "run.stalled": "run",
     "run.lost": "presence",
     "ask.open": "ask",
+    "ask.escalated": "stage",
     "floor.requested": "floor",
 }
 #: whoever cancelled a run knows
 DEFAULT_EVENTS: Final = tuple(name for name in EVENTS if name != "run.cancelled")
 #: asks by which agents agree among themselves, or reach a program
-_AMONG_AGENTS: Final = frozenset({"vote", "bids", "barrier", "tool"})
+AMONG_AGENTS: Final = frozenset({"vote", "bids", "barrier", "tool"})
 _ENDS: Final = {
     "done": "run.finished", "error": "run.failed", "failed": "run.failed", "rejected": "run.failed",
     "cancelled": "run.cancelled",
@@ -75,7 +76,9 @@ def told_of(event: Event) -> str | None:
         case "agent.offline":
             return "run.lost"
         case "ask":
-            return None if body.get("about") in _AMONG_AGENTS else "ask.open"
+            return None if body.get("about") in AMONG_AGENTS else "ask.open"
+        case "ask.escalated":
+            return "ask.escalated"
         case "floor" if body.get("step") == "request" and isinstance(body.get("request"), dict):
             return "floor.requested"
     return None
@@ -101,10 +104,14 @@ def _of_loss(event: Event) -> Body:
 
 
 def _of_ask(event: Event) -> Body:
-    body = event.body
-    fields = ("about", "to", "options", "seconds", "run")
-    ask = {"ask": event.id, "from": event.member} | {name: body.get(name) for name in fields}
-    return {"agent": event.member, "text": excerpt(body.get("text")), "ask": ask}
+    return data_of_ask({**event.body, "ask": event.id, "from": event.member}, event.body.get("to") or [])
+
+
+def data_of_ask(ask: View, to: list[str]) -> Body:
+    """Return what is told of an ask: who may answer, too, of one that was escalated."""
+    fields = ("ask", "from", "about", "options", "seconds", "run")
+    said = {name: ask.get(name) for name in fields} | {"to": to}
+    return {"agent": ask["from"], "text": excerpt(ask.get("text")), "ask": said}
 
 
 def _of_floor(event: Event) -> Body:
