@@ -104,6 +104,14 @@ async def test_an_agent_sees_two_devices_of_one_member_and_a_second_person(
     assert seen[1] == []
 
 
+async def test_who_looks_is_told_whole_however_many_entries_there_are(session: Session) -> None:
+    """Beyond what the broker answers at once, too."""
+    for number in range(1100):
+        session._log.renew(f"watch.{session.id}.ann.{number}", orjson.dumps({"device": f"d{number}"}))
+    await session._log.announce(f"watch.{session.id}.ann.last", orjson.dumps({"device": "last"}))
+    assert len(await session.watchers()) == 1101
+
+
 async def test_an_answer_that_is_young_enough_is_not_asked_for_again(session: Session) -> None:
     """A handler may ask at every step; the default is the present state."""
     async with session.presence.join(device="phone"):

@@ -55,7 +55,7 @@ class Limits:
     buffer_bytes: int = 256 * 1024
     overrun_bytes: int = 4 * 1024 * 1024
     kernel_bytes: int = 128 * 1024
-    unacked_seconds: float = 10.0
+    unacked_seconds: float = 12.0
     incoming_bytes: int = 64 * 1024
     head_bytes: int = 64 * 1024
     request_seconds: float = 10.0
@@ -214,8 +214,8 @@ def tune(transport: asyncio.BaseTransport, limits: Limits) -> None:
                 socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
             )  # asyncio does so only where it made the listener
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(limits.unacked_seconds * 0.4)))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(limits.unacked_seconds * 0.3)))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(limits.unacked_seconds / 2)))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(limits.unacked_seconds / 4)))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.unacked_seconds * 1000))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.kernel_bytes)
 

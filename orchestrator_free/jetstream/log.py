@@ -36,6 +36,7 @@ _READS: Final = 16
 _CLOCK_SECONDS: Final = 60.0
 _END_OF_BATCH: Final = 204
 _TOO_MANY: Final = 413
+_PRESENCE: Final = f"$KV.{contract.PRESENCE_BUCKET}."
 _CONSUMER_NOT_FOUND: Final = 10014
 
 
@@ -371,30 +372,29 @@ class Log:
 
     async def announce(self, key: str, payload: bytes) -> None:
         """Write a presence entry; it vanishes unless written again within the bucket's TTL."""
-        await self.wire.publish(f"$KV.{contract.PRESENCE_BUCKET}.{key}", payload, deadline=4.0)
+        await self.wire.publish(_PRESENCE + key, payload, deadline=4.0)
 
     async def withdraw(self, key: str) -> None:
         """Remove a presence entry at once: an empty entry takes its place until it vanishes, too."""
-        await self.wire.publish(f"$KV.{contract.PRESENCE_BUCKET}.{key}", b"", deadline=2.0)
+        await self.wire.publish(_PRESENCE + key, b"", deadline=2.0)
 
     def renew(self, key: str, payload: bytes) -> None:
         """Write a presence entry without waiting for the broker: for those that are written again soon anyway."""
-        self.wire.send(f"$KV.{contract.PRESENCE_BUCKET}.{key}", payload)
+        self.wire.send(_PRESENCE + key, payload)
 
     def hear_presence(self, prefix: str, handler: Callable[[str, bytes], None]) -> Callable[[], None]:
         """Call `handler(key, payload)` for entries written below a prefix, empty ones leave; return what ends it."""
-        head = f"$KV.{contract.PRESENCE_BUCKET}."
 
         def take(subject: str, reply: str, payload: bytes, header: bytes) -> None:
             if b"\r\nNats-Subject: " not in header:  # the broker's answer to somebody is no entry
-                handler(subject.removeprefix(head), payload)
+                handler(subject.removeprefix(_PRESENCE), payload)
 
-        return self.wire.subscribe(f"{head}{prefix}.>", take)
+        return self.wire.subscribe(f"{_PRESENCE}{prefix}.>", take)
 
     async def present(self, prefix: str) -> Iterable[tuple[str, bytes]]:
         """Return (key, payload) of every live presence entry below a prefix."""
-        head = f"$KV.{contract.PRESENCE_BUCKET}."
-        stream = f"KV_{contract.PRESENCE_BUCKET}"
-        messages, _, _ = await self._direct(stream, {"seq": 1, "batch": 100_000, "next_by_subj": f"{head}{prefix}.>"})
-        found = (message for message in messages if message.payload and not message.copied)
-        return [(message.subject.removeprefix(head), message.payload) for message in found]
+        stream, below = f"KV_{contract.PRESENCE_BUCKET}", f"{_PRESENCE}{prefix}.>"
+        messages, status = await self._multi_last(stream, [below], 0, 0)  # costs the same however many others there are
+        if status == _TOO_MANY:
+            messages, _, _ = await self._direct(stream, {"seq": 1, "batch": 100_000, "next_by_subj": below})
+        return [(m.subject.removeprefix(_PRESENCE), m.payload) for m in messages if m.payload and not m.copied]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import itertools
 import signal
 import socket
 import struct
@@ -365,6 +366,28 @@ async def test_followers_are_told_twice_a_second_at_most(gateway: Any, pen: Any,
         seconds, frames = time.monotonic() - begun, ann.names.count("presence") - before
         await eventually(lambda: told(ann)["ada"]["status"] == "offline", 20)
     assert frames <= 2 * seconds + 2
+
+
+async def test_a_follower_that_could_not_keep_up_is_told_all_anew(
+    gateway: Any, pen: Any, ann: Broker, eventually: Any
+) -> None:
+    """What it missed is not lost: once it reads again it has the whole picture."""
+    await pen.create("ada")
+    bob = Broker(ann.log, "bob").session(pen.session)
+    async with gateway.feed(pen.session, member="ann", presence="follow", buffer=4096) as feed:
+        await eventually(lambda: "ann" in told(feed), 30)
+        channel = await gateway.hub.channel(pen.session)
+        [client] = channel._clients
+        feed.reading.clear()
+        for number in itertools.count():
+            await pen.write("ada", "run", {"type": "raw", "data": "x" * 200_000}, id=f"r{number}")
+            if client.feed.paused:
+                break
+        await bob.presence.set("away", reason="lunch")
+        await eventually(lambda: not client.visit.informed, 30)
+        feed.reading.set()
+        await eventually(lambda: told(feed).get("bob", {}).get("reason") == "lunch", 60)
+    assert [orjson.loads(one.data)["whole"] for one in feed.controls if one.event == "presence"].count(True) == 2
 
 
 # -- bad input ----------------------------------------------------------------------------------------------------------
