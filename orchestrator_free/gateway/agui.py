@@ -205,8 +205,8 @@ class _Thread:
         complete = [one for one in answers(self._fold) if Answer(*one).complete(self._fold)]
         self._done.update(complete)
         run = {"threadId": self._session, "runId": complete[-1][1] if complete else "history"}
-        snapshot = {"type": "MESSAGES_SNAPSHOT", "messages": messages(self._fold, complete)}
-        events = [{"type": "RUN_STARTED", **run}, snapshot, {"type": "RUN_FINISHED", **run}]
+        snapshot: dict[str, Any] = {"type": "MESSAGES_SNAPSHOT", "messages": messages(self._fold, complete)}
+        events: list[dict[str, Any]] = [{"type": "RUN_STARTED", **run}, snapshot, {"type": "RUN_FINISHED", **run}]
         return b"".join(_frame("", event) for event in events)
 
 

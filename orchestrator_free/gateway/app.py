@@ -34,9 +34,9 @@ from orchestrator_free.gateway.presence import PresenceRoutes
 from orchestrator_free.gateway.problems import HANDLERS
 from orchestrator_free.gateway.resource import Resource
 from orchestrator_free.gateway.settings import GatewaySettings
-from orchestrator_free.gateway.socket import follow_socket
 from orchestrator_free.gateway.state import StateRoutes
 from orchestrator_free.gateway.tools import Tools
+from orchestrator_free.gateway.websocket import follow_socket
 from orchestrator_free.metrics import GatewayMetrics
 from orchestrator_free.session import Session
 from orchestrator_free.subjects import check_name

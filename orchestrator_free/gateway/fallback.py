@@ -99,10 +99,13 @@ class AsgiFeedConnection(Feed):
                 continue
             data = b"".join(self._queue)
             self._queue.clear()
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+            await self._write(send, data)
             self._size -= len(data)
             if self.paused and self._size <= self.limits.buffer_bytes // 4:
                 self.resume_writing()
+
+    async def _write(self, send: Send, data: bytes) -> None:
+        await send({"type": "http.response.body", "body": data, "more_body": True})
 
 
 async def _disconnected(receive: Receive) -> None:

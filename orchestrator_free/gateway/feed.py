@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 
 from orchestrator_free.errors import InvalidInput, PositionLost
 from orchestrator_free.gateway.attendance import visit_of
@@ -30,9 +31,19 @@ async def open_feed(request: Request, hub: Hub) -> FeedResponse:
     Raises:
         OrchestratorFreeError: the request is wrong or the session unknown; nothing was sent yet.
     """
-    query = request.query_params
     accepts = request.headers.get("accept", "")
     form: Format = "ndjson" if "application/x-ndjson" in accepts else "sse"
+    client, opened = await prepare(request, hub, form)
+    return FeedResponse(_HEADS[form], client, opened)
+
+
+async def prepare(request: HTTPConnection, hub: Hub, form: Format) -> tuple[Client, Callable[[Feed], None]]:
+    """Return the client that a request asks for, and what begins to feed it once there is a connection to do so.
+
+    Raises:
+        OrchestratorFreeError: the request is wrong or the session unknown.
+    """
+    query = request.query_params
     selection = Selection.parse(query.get("agents", ""), query.get("kinds", ""), form)
     after = _after(request)
     until_idle = _flag("until", query.get("until"), "idle")
@@ -48,10 +59,10 @@ async def open_feed(request: Request, hub: Hub) -> FeedResponse:
         feed.send((_RETRY if form == "sse" else b"") + begin)
         channel.attach(client, feed, start)
 
-    return FeedResponse(_HEADS[form], client, opened)
+    return client, opened
 
 
-def _after(request: Request) -> Position | None:
+def _after(request: HTTPConnection) -> Position | None:
     text = request.headers.get("last-event-id") or request.query_params.get("after")
     return Position.parse(text) if text else None
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _logger: Final = logging.getLogger(__name__)
 _BACKLOG: Final = 2048
+#: what a client may send in one WebSocket message
+WEBSOCKET_BYTES: Final = 1024 * 1024
 
 
 class Server:
@@ -58,7 +60,9 @@ class Server:
         defaults: dict[str, Any] = {
             "http": Door(limits),
             "timeout_graceful_shutdown": max(1, round(0.6 * drain_seconds)),
-            "ws": "none",
+            "ws": "websockets-sansio",
+            "ws_max_size": WEBSOCKET_BYTES,
+            "ws_per_message_deflate": False,  # a compressor per client costs more than the bytes
             "access_log": False,
             "server_header": False,
             "log_config": None,
