@@ -13,8 +13,9 @@ from orchestrator_free.jetstream import Log
 from orchestrator_free.reader import Reader
 from orchestrator_free.subjects import Position
 
-#: a follower that is slower than its session lets the log wait for it beyond this many events
+#: a follower that is slower than its session lets the log wait for it beyond this many events, or bytes of payload
 _BUFFER: Final = 10_000
+_BUFFER_BYTES: Final = 16 * 1024 * 1024
 
 
 class Follower:
@@ -26,6 +27,7 @@ class Follower:
         self._after = after
         self._compact = compact
         self._entries: deque[Entry] = deque()
+        self._bytes = 0
         self._wake = asyncio.Event()
         self._drained = asyncio.Event()
         self._epoch = ""
@@ -61,18 +63,23 @@ class Follower:
         self._lost = lost
         self._wake.set()
 
+    @property
+    def _full(self) -> bool:
+        return len(self._entries) > _BUFFER or self._bytes > _BUFFER_BYTES
+
     async def _room(self) -> None:
         """Wait until the consumer has read what is here."""
-        while len(self._entries) > _BUFFER:
+        while self._full:
             self._drained.clear()
             await self._drained.wait()
 
     def _take(self, entries: list[Entry]) -> None:
         self._entries.extend(entries)
+        self._bytes += sum(len(entry.message.payload) for entry in entries)
         self._wake.set()
         reader = self._reader
         self._epoch = reader.epoch if reader is not None else self._epoch
-        if len(self._entries) > _BUFFER and reader is not None and reader.live:
+        if self._full and reader is not None and reader.live:
             self._close()  # the log waits: opened again where the consumer stands, once it has read what is here
 
     def _raise_trouble(self) -> None:
@@ -86,6 +93,7 @@ class Follower:
         while True:
             while self._entries:
                 entry = self._entries.popleft()
+                self._bytes -= len(entry.message.payload)
                 self._after = Position(self._epoch, entry.message.sequence)
                 yield entry
             self._drained.set()
