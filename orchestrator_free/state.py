@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator_free.entries import to_event
 from orchestrator_free.errors import (
+    BrokerTimeout,
     Conflict,
     InvalidInput,
     InvalidPatch,
@@ -281,7 +282,12 @@ class State:
         pause, longest = _PAUSES
         _check_revision(expect)
         while True:
-            last, present = await self._read(key)
+            try:
+                last, present = await self._read(key)
+            except BrokerTimeout:  # an election, perhaps; nothing has been written
+                if loop.time() >= end:
+                    raise
+                continue
             if expect is not None and expect != (present.revision if present else 0):
                 raise _conflict(key, present, expect)
             body = self._body(key, change(present))

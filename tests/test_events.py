@@ -26,12 +26,14 @@ json_values = st.recursive(
 RUNS = {"parent": {"agent": "a", "run": "r"}, "redirects": {"agent": "a", "run": "r"}}
 INPUTS = {name: {"from": "ann", "input": "I"} for name in ("edits", "again", "after")}
 CONTROL = {"run": "r", "deadline": "2026-01-01T00:00:00Z", "reason": "enough"}
+NOTICE = {"about": "run.finished", "position": "0123abcd-1", "tries": 3, "error": "410"}
 EXAMPLES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("in", {"type": "input", "text": "x", "data": {}, "replayed": True, "depth": 1, "overlap": "queue", "note": True,
             "whisper": True, **RUNS, **INPUTS}, set()),
-    ("run", {"type": "run.started", "attempt": 1, "input": "ann/I", "replica": "x", "parent": None}, {"attempt", "input"}),
+    ("run", {"type": "run.started", "attempt": 1, "input": "ann/I", "replica": "x", "parent": None,
+             "whisper": True}, {"attempt", "input"}),
     ("run", {"type": "run.finished", "status": "done", "attempt": 1, "input": "ann/I", "parent": None, "error": "x",
-             "into": {"agent": "a", "run": "r"},
+             "into": {"agent": "a", "run": "r"}, "whisper": True,
              "usage": {"tokens": 1.5}, "parts": [{"type": "text"}], "attempts": [{}], "object": "o", "first": 1,
              "started": "2025-01-01T00:00:00Z"}, {"status"}),
     ("run", {"type": "text.delta", "part": "1", "text": "x"}, {"part", "text"}),
@@ -51,16 +53,17 @@ EXAMPLES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("run", {"type": "run.working"}, set()),
     ("run", {"type": "run.stalled", "seconds": 30.5}, {"seconds"}),
     ("run", {"type": "raw", "data": {}}, set()),
-    ("meta", {"type": "session.created", "title": "x", "agents": ["a"], "compaction": "off"}, set()),
+    ("meta", {"type": "session.created", "title": "x", "agents": ["a"], "compaction": "off",
+              "forked_from": {"session": "s", "position": "0123abcd-1"}}, set()),
     ("meta", {"type": "session.updated", "title": "x", "agents": ["a"]}, set()),
     ("meta", {"type": "session.deleted"}, set()),
     ("meta", {"type": "branch.selected", "input": {"from": "ann", "input": "I"}}, {"input"}),
-    ("presence", {"type": "agent.offline", "reason": "x"}, set()),
+    ("presence", {"type": "agent.offline", "reason": "x", "back": "2026-01-01T00:00:00Z"}, set()),
     ("presence", {"type": "presence.set", "status": "away", "reason": "lunch", "back": "2026-01-01T00:00:00Z"}, {"status"}),
     ("state", {"type": "state.set", "value": {}}, set()),
     ("state", {"type": "state.deleted"}, set()),
     ("ctl", {"type": "cancel", "children": True, **CONTROL}, set()),
-    ("ctl", {"type": "steer", "text": "shorter", "data": {}, **CONTROL}, {"text"}),
+    ("ctl", {"type": "steer", "text": "shorter", "data": {}, "input": {"from": "ann", "input": "I"}, **CONTROL}, {"text"}),
     ("ctl", {"type": "redirect", "text": "in French", "data": {}, **CONTROL}, {"text"}),
     ("ctl", {"type": "pause", **CONTROL}, set()),
     ("ctl", {"type": "resume", **CONTROL}, set()),
@@ -74,9 +77,12 @@ EXAMPLES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("stage", {"type": "ask.withdrawn", "reason": "not needed"}, set()),
     ("floor", {"type": "floor", "step": "request", "holder": "a", "previous": "ann", "reason": "a person is wanted",
                "request": {"from": "a", "to": "desk", "reason": "x"}}, {"step", "holder"}),
-    ("lease", {"type": "lease.taken", "term": 1, "seconds": 5.5, "data": {}}, {"term"}),
-    ("lease", {"type": "lease.released", "term": 1, "data": {}}, {"term"}),
-    ("lease", {"type": "lease.lapsed", "term": 1}, {"term"}),
+    ("stage", {"type": "lease.lapsed", "term": 1}, {"term"}),
+    ("lease", {"type": "lease.taken", "term": 1, "hold": "h", "seconds": 5.5, "data": {}}, {"term", "hold"}),
+    ("lease", {"type": "lease.released", "term": 1, "hold": "h", "done": True, "data": {}}, {"term", "hold"}),
+    ("notice", {"type": "notification.failed", **NOTICE}, {"about", "position", "tries"}),
+    ("notice", {"type": "notification.retry", **NOTICE}, {"about", "position", "tries"}),
+    ("notice", {"type": "notification.delivered", **NOTICE}, {"about", "position", "tries"}),
 ]  # fmt: skip
 #: fields that hold anything JSON
 ANYTHING = {"data", "output", "value"}
