@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
+import nats
 import orjson
 import pytest
 
@@ -347,6 +348,34 @@ def test_entries_are_read_as_far_as_they_make_sense() -> None:
         Watcher("eve", "d9", None, "active", "service"),
         Watcher("ann", "d1", "2026-01-01T00:00:00Z", "idle", "person"),
     ]
+
+
+async def test_plain_nats_says_and_hears_who_looks(broker_url: str, session: Session, eventually: Any) -> None:
+    """As §13 of the protocol says, with nothing of ours: an entry, a read, a subscription, away in the log."""
+    plain = await nats.connect(broker_url)
+    try:
+        below = f"$KV.orchestrator_free_presence.watch.{session.id}."
+        heard = await plain.subscribe(f"{below}>")
+        await plain.publish(f"{below}zoe.1", b'{"device":"shell"}')
+        mine = await heard.next_msg(timeout=20)
+        assert devices(await session.watchers()) == [("zoe", "shell")]
+        async with session.presence.join(device="phone"):
+            ours = await heard.next_msg(timeout=20)
+            inbox = await plain.subscribe("_INBOX.zoe.1")
+            request = orjson.dumps({"multi_last": [f"{below}>"], "batch": 1024})
+            await plain.publish("$JS.API.DIRECT.GET.KV_orchestrator_free_presence", request, reply="_INBOX.zoe.1")
+            read = [await inbox.next_msg(timeout=20) for _ in range(2)]
+        left = await heard.next_msg(timeout=20)
+        said = b'{"type":"presence.set","status":"away","reason":"lunch","back":"2030-01-01T00:00:00Z"}'
+        await plain.jetstream().publish(f"session.{session.shard}.{session.id}.zoe.presence", said)
+        zoe = await eventually(lambda: member(session, "zoe"))
+    finally:
+        await plain.close()
+    assert (mine.subject, mine.data) == (f"{below}zoe.1", b'{"device":"shell"}')
+    assert {one.headers["Nats-Subject"] for one in read} == {mine.subject, ours.subject}
+    assert ours.subject.startswith(f"{below}ann.") and orjson.loads(ours.data)["device"] == "phone"
+    assert (left.subject, left.data) == (ours.subject, b"")
+    assert (zoe.status, zoe.reason, zoe.back, zoe.device_count) == ("away", "lunch", "2030-01-01T00:00:00Z", 1)
 
 
 def test_a_device_that_two_gateways_name_counts_once() -> None:
