@@ -66,6 +66,15 @@ async def work(session: Session, member: str, rounds: int) -> None:
             task.result = task.value * 2
 
 
+async def board(session: Session, member: str, rounds: int) -> None:
+    """Volunteer for what is wanted on the blackboard, and write down what was done."""
+    wanted = await session.state.get("wanted")
+    for item in wanted.value if wanted is not None else ():
+        if await claim(session, f"want-{item}"):
+            say(member=member, taken=item)
+            await session.state.update("done", lambda done, item=item: [*(done or []), item])
+
+
 async def ballots(session: Session, member: str, rounds: int) -> None:
     """Meet, vote and bid, everybody with everybody."""
     number = int(member[1:])

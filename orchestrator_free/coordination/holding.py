@@ -299,14 +299,17 @@ class Lease:
         """Renew the lease until it is lost; then cancel the block."""
         why = "it lapsed, or somebody else has taken it"
         with Board(self.session, self.name) as board:
+            due = 0.0  # looks at once: something may have been said before the board could hear it
             while time.monotonic() < self._until:
-                await board.heard(max(0.0, self._due - time.monotonic()))
+                await board.heard(max(0.0, due - time.monotonic()))
+                due = self._due
                 try:
                     async with asyncio.timeout(self._until - time.monotonic()):
                         if not await self._still_ours():
                             break
-                        if time.monotonic() >= self._due:
+                        if time.monotonic() >= due:
                             await self._renew()
+                            due = self._due
                 except (TimeoutError, BrokerError) as error:
                     why = f"it could not be renewed in time: {error or 'no answer from the broker'}"
                     await asyncio.sleep(_AGAIN_SECONDS)
