@@ -272,10 +272,11 @@ class Connection:
         else:
             self._send(b"".join((f"PUB {subject} {reply} {len(payload)}\r\n".encode(), payload, b"\r\n")))
 
-    def subscribe(self, subject: str, handler: Handler) -> Callable[[], None]:
+    def subscribe(self, subject: str, handler: Handler, *, linger_seconds: float = 0.0) -> Callable[[], None]:
         """Call `handler(subject, reply, payload, header)` for every message; return what ends the subscription.
 
-        The handler runs inside the read loop: it must be quick and must not await.
+        The handler runs inside the read loop: it must be quick and must not await. Ended, it still gets for
+        `linger_seconds` what the broker had sent before it heard of the end.
         """
         client = self._client
         client._sid += 1
@@ -289,8 +290,12 @@ class Connection:
         def unsubscribe() -> None:
             if self._subjects.pop(sid, None) is not None:
                 self._client._subs.pop(int(sid), None)
-                self._parser.handlers.pop(sid.encode(), None)
                 self._send(f"UNSUB {sid}\r\n".encode())
+                if linger_seconds:
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(linger_seconds, self._parser.handlers.pop, sid.encode(), None)
+                else:
+                    self._parser.handlers.pop(sid.encode(), None)
 
         return unsubscribe
 

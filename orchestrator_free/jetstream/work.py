@@ -24,6 +24,8 @@ _EXPIRES_SECONDS: Final = 20.0
 _HEARTBEAT_SECONDS: Final = 3.0
 _SECOND: Final = 1_000_000_000
 _NO_CONSUMER: Final = 10014
+#: a closed consumer gives back for so long what the broker had sent to it
+_LINGER_SECONDS: Final = 2.0
 
 
 class Delivery:
@@ -108,7 +110,7 @@ class PullConsumer:
         self.created = ""
         # A subscription of its own: deliveries come under their stored subject, not under the reply subject.
         self._inbox = wire.own_inbox()
-        self._release = wire.subscribe(self._inbox, self._take)
+        self._release = wire.subscribe(self._inbox, self._take, linger_seconds=_LINGER_SECONDS)
         # A pull that waited in a connection which is gone is asked again.
         wire.on_reconnect.append(self._forget_pull)
 
@@ -167,7 +169,11 @@ class PullConsumer:
             self._status(header)
             return
         self._asked = max(0, self._asked - 1)
-        self._ready.append(Delivery(self._wire, subject, reply, payload, header))
+        delivery = Delivery(self._wire, subject, reply, payload, header)
+        if self._closed:
+            delivery.again()  # it was under way
+            return
+        self._ready.append(delivery)
         self._wake.set()
 
     def _status(self, header: bytes) -> None:
