@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -281,6 +283,65 @@ async def test_a_replica_of_the_log_that_lags_can_only_delay(broker_url: str, se
     assert hidden > 0
     assert {run["status"] for run in runs} == {"done"}
     assert (diary.begun, diary.most) == ([str(number) for number in range(6)], 1)
+
+
+async def test_a_replica_that_stops_gives_back_at_once_what_waits_in_it(
+    session: Session, name: str, programs: Any, eventually: Any
+) -> None:
+    """Otherwise the others would wait for a minute until the broker takes it back."""
+    body = "await run.text('x')\nawait asyncio.sleep(1.5 if run.input.text == '0' else 0.01)"
+    settings = {"overlap": "queue", "ack_wait_seconds": 60.0, "grace_seconds": 10.0}
+    replicas = programs.agent(name, body, replicas=3, **settings)
+    await eventually(lambda: present(session, name, 3), 30)
+    sent = [await session.send(str(number), to=name) for number in range(20)]
+    await begun(session, name, sent[0].run)
+    await eventually(lambda: delivered(session, f"agent-{name}", 20))
+    for replica in replicas[:2]:
+        replica.send(signal.SIGTERM)
+    runs = await results(session, name, sent)
+
+    assert [run["status"] for run in runs] == ["done"] * 20
+    assert [run["first"] for run in runs] == sorted(run["first"] for run in runs)
+
+
+async def present(session: Session, name: str, count: int) -> bool:
+    return len(list(await session.log.present(f"agent.{name}"))) >= count
+
+
+async def test_what_is_too_much_to_wait_in_a_process_waits_at_the_broker(
+    broker_url: str, session: Session, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The latest goes back first, so the line always goes on."""
+    monkeypatch.setattr("orchestrator_free.overlap.MOST_WAITING", 3)
+    monkeypatch.setattr("orchestrator_free.overlap._BACK_SECONDS", 0.2)
+    diary = Diary(0.01)
+    async with serving(broker_url, name, diary.work, overlap="queue", replicas=2):
+        sent = await asyncio.gather(*(session.send(str(number), to=name) for number in range(20)))
+        runs = await results(session, name, sent)
+
+    order = sorted(range(20), key=lambda number: sent[number].position.sequence)
+    assert {(run["status"], run["attempt"]) for run in runs} == {("done", 1)}
+    assert (diary.begun, diary.most) == ([str(number) for number in order], 1)
+
+
+async def test_nobody_begins_what_was_sent_to_a_process_that_stood_still(
+    broker_url: str, session: Session, name: str, programs: Any, eventually: Any
+) -> None:
+    """Woken up, it leaves alone what others have by then: no run is taken from who is at work on it."""
+    body = "await run.text('x')\nawait asyncio.sleep(0.3)"
+    settings = {"overlap": "queue", "ack_wait_seconds": 1.0, "stall_seconds": 0}
+    sleeper, _ = programs.agent(name, body, replicas=2, **settings)
+    await eventually(lambda: present(session, name, 2), 30)
+    os.kill(sleeper.pid, signal.SIGSTOP)
+    try:
+        sent = [await session.send(str(number), to=name) for number in range(12)]
+        await begun(session, name, sent[4].run)
+    finally:
+        os.kill(sleeper.pid, signal.SIGCONT)
+    runs = await results(session, name, sent)
+
+    assert [(run["status"], run["attempt"]) for run in runs] == [("done", 1)] * 12
+    assert [run["first"] for run in runs] == sorted(run["first"] for run in runs)
 
 
 # -- two at the same moment -----------------------------------------------------------------------------------------
