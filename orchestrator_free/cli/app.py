@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 import orjson
 import typer
-from rich.text import Text
 
 from orchestrator_free.broker import DEFAULT_URL
 from orchestrator_free.cli import asks, branches, control, desk, floor, notify, presence, serve, state
@@ -26,7 +25,7 @@ from orchestrator_free.cli.options import (
     run,
     write_json,
 )
-from orchestrator_free.cli.render import clean, render_head, render_sessions, render_view
+from orchestrator_free.cli.render import render_head, render_sessions, render_view
 from orchestrator_free.cli.tree import render_tree
 from orchestrator_free.cli.watch import print_answers, print_events
 from orchestrator_free.errors import InvalidInput, SessionExists
@@ -184,8 +183,8 @@ def show(session: SessionName, as_json: AsJson = False) -> None:
         out.print(render_head(view))
         for line in presence.render_said(view):
             out.print(line)
-        for entry in view["inputs"]:
-            out.print(Text.assemble((f"{entry['from']} → {entry['to']}: ", "bold"), clean(entry["text"][:500])))
+        for line in branches.render_inputs(view):
+            out.print(line)
         out.print(render_view(view))
         if (runs := render_tree(view)) is not None:
             out.print(runs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -116,6 +117,15 @@ async def _tell(broker: Broker, session: Session, sent: Sent, *, wait: bool, as_
     tree = await session.branches.tree()
     names = next(one["to"] for one in tree["inputs"] if (one["from"], one["input"]) == (broker.member, sent.input))
     return await print_answers(broker, session, sent, names, as_json=as_json)
+
+
+def render_inputs(view: View) -> Iterator[Text]:
+    """Yield the inputs as lines, which say so if they are on a branch that is not shown."""
+    path = {key_of(one) for one in view["branch"]["path"]}
+    for entry in view["inputs"]:
+        aside = bool(entry["siblings"]) and key_of(entry) not in path
+        words = f"{clean(entry['text'][:500])}{' (another branch)' if aside else ''}"
+        yield Text.assemble((f"{entry['from']} → {entry['to']}: ", "bold"), (words, "dim" if aside else ""))
 
 
 def _print_tree(tree: View) -> None:

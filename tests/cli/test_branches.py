@@ -27,6 +27,10 @@ def test_going_back_from_the_command_line(command: Any, fresh: Callable[[str], s
         f"○ user/{again['input']} → writer: one",
     ]  # fmt: skip
 
+    shown = command("show", session).out
+    assert "user → critic: two (another branch)" in shown
+    assert "user → critic: zwei\n" in shown
+
     (made,) = command("fork", session, "--as", copy, "--at", edited["position"], "--title", "Other", "--json").json
     (view,) = command("show", copy, "--json").json
     assert made["session"] == copy
