@@ -194,16 +194,16 @@ async def test_a_subscription_of_the_library_is_a_consumer_that_anybody_can_go_o
 async def test_a_change_of_state_expects_the_last_one_over_all_members(
     js: JetStreamContext, ann: Any, fresh: Callable[[str], str]
 ) -> None:
-    """§8: of two who saw the same value one succeeds; our library shows what the log has."""
+    """§8: of two who saw the same value one succeeds; a deletion is a version; our library shows what the log has."""
     session = fresh("s")
 
-    async def change(member: str, value: int, revision: int) -> int:
+    async def change(member: str, value: int, revision: int, kind: str = "state.set") -> int:
         headers = {
             "Nats-Expected-Last-Subject-Sequence": str(revision),
             "Nats-Expected-Last-Subject-Sequence-Subject": f"session.0.{session}.*.state.plan",
             "Nats-Rollup": "sub",
         }
-        body = json.dumps({"type": "state.set", "value": value}).encode()
+        body = json.dumps({"type": kind, "value": value}).encode()
         return (await js.publish(f"session.0.{session}.{member}.state.plan", body, headers=headers)).seq
 
     first = await change("ann", 1, 0)
@@ -214,6 +214,14 @@ async def test_a_change_of_state_expects_the_last_one_over_all_members(
     state = (await ann.session(session).view())["state"]
     assert refused.value.description == f"wrong last sequence: {second}"
     assert state["plan"].items() >= {"value": 2, "by": "bob", "revision": second}.items()
+
+    ours = ann.session(session).state
+    third = (await ours.set("plan", 3, expect=second)).revision
+    fourth = await change("bob", 0, third, "state.deleted")
+    assert await ours.get("plan") is None
+    fifth = await change("bob", 5, fourth)
+    # bob's roll-ups have dropped what bob had written before
+    assert [one.revision for one in await ours.history("plan")] == [first, third, fifth]
 
 
 async def test_a_run_written_by_hand_is_folded_by_the_library(

@@ -25,7 +25,8 @@ _TAG: Final = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 _TAGS: Final = re.compile(rf"{_TAG}(?:\s*,\s*{_TAG})*")
 _STRONG: Final = re.compile(r'(?<!/)"([1-9][0-9]{0,18})"')
 _SEQUENCE: Final = re.compile("[0-9]{1,19}")
-_HISTORY: Final = 1000
+#: versions of a page: each may have 256 KiB
+_HISTORY: Final = 100
 _KEY: Final = {"name": "key", "in": "path", "required": True, "schema": {"type": "string"}}
 _FROM: Final = query("from", "the member who writes; `user` if absent")
 _CONDITIONS: Final = [
@@ -74,7 +75,7 @@ class StateRoutes(Resource):
             "The present value; its revision is the ETag", {"200": "value, revision, by, time", "304": "the same"}
         )
         delete = operation("Remove a key", {"204": "gone", "412": "somebody else was first; says who"}, **writes)
-        pages = [query("after", "a revision"), query("limit", f"1 to {_HISTORY}", type="integer", default=100)]
+        pages = [query("after", "a revision"), query("limit", f"1 to {_HISTORY}", type="integer", default=20)]
         history = operation("Every version in order", {"200": "versions, and next for `after`"}, parameters=pages)
         every = operation("The present value of every key", {"200": "state by key"})
         return (
@@ -105,7 +106,7 @@ class StateRoutes(Resource):
     async def history(self, request: Request) -> Response:
         """Return the versions of a key."""
         session, key = await self._addressed(request)
-        limit = number(request, "limit", 100, 1, _HISTORY)
+        limit = number(request, "limit", 20, 1, _HISTORY)
         after = request.query_params.get("after", "0")
         if not _SEQUENCE.fullmatch(after):
             raise InvalidInput(f"after={after[:40]!r}: expected a revision")
