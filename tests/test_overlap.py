@@ -325,23 +325,24 @@ async def test_what_is_too_much_to_wait_in_a_process_waits_at_the_broker(
 
 
 async def test_nobody_begins_what_was_sent_to_a_process_that_stood_still(
-    broker_url: str, session: Session, name: str, programs: Any, eventually: Any
+    ann: Broker, name: str, fresh: Any, programs: Any, eventually: Any
 ) -> None:
-    """Woken up, it leaves alone what others have by then: no run is taken from who is at work on it."""
-    body = "await run.text('x')\nawait asyncio.sleep(0.3)"
-    settings = {"overlap": "queue", "ack_wait_seconds": 1.0, "stall_seconds": 0}
-    sleeper, _ = programs.agent(name, body, replicas=2, **settings)
-    await eventually(lambda: present(session, name, 2), 30)
-    os.kill(sleeper.pid, signal.SIGSTOP)
+    """Woken up, it leaves alone what another one is at work on by then: nothing is begun again."""
+    body = "await run.text('x')\nawait asyncio.sleep(3)\nawait run.text('y')"
+    replicas = programs.agent(name, body, replicas=2, ack_wait_seconds=1.0, max_attempts=9)
+    sessions = [ann.session(fresh("s")) for _ in range(2)]
+    await eventually(lambda: present(sessions[0], name, 2), 30)
+    os.kill(replicas[0].pid, signal.SIGSTOP)
     try:
-        sent = [await session.send(str(number), to=name) for number in range(12)]
-        await begun(session, name, sent[4].run)
+        sent = [await session.send("x", to=name) for session in sessions]  # each replica asks for one
+        for session, one in zip(sessions, sent, strict=True):
+            await begun(session, name, one.run)
     finally:
-        os.kill(sleeper.pid, signal.SIGCONT)
-    runs = await results(session, name, sent)
+        os.kill(replicas[0].pid, signal.SIGCONT)
+    runs = [await session.result(name, one.run, timeout=SECONDS) for session, one in zip(sessions, sent, strict=True)]
+    await eventually(lambda: "stood still" in replicas[0].output)
 
-    assert [(run["status"], run["attempt"]) for run in runs] == [("done", 1)] * 12
-    assert [run["first"] for run in runs] == sorted(run["first"] for run in runs)
+    assert [(run["status"], run["attempt"], run["parts"][0]["text"]) for run in runs] == [("done", 1, "xy")] * 2
 
 
 # -- two at the same moment -----------------------------------------------------------------------------------------
