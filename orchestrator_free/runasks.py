@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from orchestrator_free.asks import Decision
-from orchestrator_free.errors import Conflict, InvalidInput, NotAnswered, ToolFailed
+from orchestrator_free.errors import Conflict, InvalidInput, NotAnswered, OrchestratorFreeError, ToolFailed
 from orchestrator_free.events import Body, encode
 from orchestrator_free.session import Session
 
@@ -30,6 +32,7 @@ class RunAsks:
         self._run = run
         self._emit = emit
         self._before: Counter[str] = Counter()
+        self._later: asyncio.Task[None] | None = None
 
     async def ask(self, text: str, *, id: str | None = None, **options: Any) -> Decision:
         """Ask, and wait for the decision; see `session.asks.ask` for the options."""
@@ -78,10 +81,18 @@ class RunAsks:
         await self._emit({"type": "run.waiting", **{name: value for name, value in about.items() if value is not None}})
         try:
             yield
-        except Exception:
-            await self._emit({"type": "run.working"})
+        except asyncio.CancelledError:
+            # The handler stopped waiting, or it is stopped itself, and then nothing may hold it up.
+            self._later = asyncio.create_task(self._go_on())
             raise
-        await self._emit({"type": "run.working"})  # not when cancelled: the run ends, or another attempt begins
+        except Exception:
+            await self._go_on()
+            raise
+        await self._emit({"type": "run.working"})
+
+    async def _go_on(self) -> None:
+        with contextlib.suppress(OrchestratorFreeError):  # the run has ended, or is another attempt's now
+            await self._emit({"type": "run.working"})
 
     def _derived(self, what: Body) -> str:
         """Return the id of an ask: the same for the same question in a later attempt, a new one for another.

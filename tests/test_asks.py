@@ -635,3 +635,56 @@ async def test_everybody_sees_what_a_run_waits_for(
         went.set()
 
     assert (waiting["reason"], waiting["ask"], waiting["until"]) == ("rate limit", None, "2030-01-01T00:00:00Z")
+
+
+async def test_a_handler_that_waits_no_longer_goes_on_and_its_ask_ends_with_the_run(
+    broker_url: str, session: Session, name: str, eventually: Any
+) -> None:
+    """Its own patience is shorter than the ask's; the view says at once that it works again."""
+    went = asyncio.Event()
+
+    async def handler(run: Run) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await run.approve("Go?", to=["ann"], seconds=600)
+        await went.wait()
+        await run.text("without")
+
+    async def runs() -> Any:
+        return [run for agent in (await session.view())["agents"] for run in agent["runs"]]
+
+    async def waits() -> bool:
+        return [run["waiting"] is not None for run in await runs()] == [True]
+
+    async def works() -> bool:
+        return [run["waiting"] for run in await runs()] == [None]
+
+    async with serving(broker_url, name, handler):
+        sent = await session.send("go", to=name)
+        await eventually(waits)
+        await eventually(works)
+        [ask] = await session.asks.open()
+        went.set()
+        run = await session.result(name, sent.run, timeout=20)
+
+        async def withdrawn() -> bool:
+            return (await session.asks.get(ask["ask"]))["status"] == "withdrawn"
+
+        await eventually(withdrawn)
+
+    assert (run["status"], run["parts"][0]["text"]) == ("done", "without")
+
+
+async def test_an_id_that_was_used_for_another_question_ends_the_run_with_a_clear_error(
+    broker_url: str, session: Session, name: str
+) -> None:
+    async def handler(run: Run) -> None:
+        await run.approve("Delete?", to=["ann"], id="q")
+
+    await session.asks.ask("Send?", id="q")
+    async with serving(broker_url, name, handler):
+        sent = await session.send("go", to=name)
+        run = await session.result(name, sent.run, timeout=20)
+
+    assert run["status"] == "error"
+    assert "asked by ann; use a new id" in run["error"]

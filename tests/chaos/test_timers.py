@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,8 @@ async def test_what_is_due_while_no_majority_lives_is_said_once_when_it_is_back(
     asked = await session.asks.ask("Go?", to=["bob"], seconds=3, escalations=[(2, ["cat"])])
     for node in cluster.nodes:
         cluster.kill(node)
-    await asyncio.sleep(4)  # until it is overdue
+    overdue = time.monotonic() + 4
+    await eventually(lambda: time.monotonic() > overdue, 30)
     await cluster.start()
 
     async def expired() -> bool:
