@@ -6,9 +6,12 @@ import asyncio
 import json
 import signal
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nats
+import nats.js.errors
 import pytest
 
 from orchestrator_free import connect
@@ -350,6 +353,49 @@ async def test_a_stale_lapse_and_words_that_make_no_sense_end_nobodys_lease(sess
         await held.append("state", {"type": "state.set", "value": 1}, id="k")
     async with lease(other, "desk", 5) as held:
         assert held.term == 2
+
+
+async def test_a_plain_client_leases_by_the_protocol_beside_the_library(
+    broker_url: str, session: Session, eventually: Any
+) -> None:
+    """Nothing but nats-py and PROTOCOL §9.10: it takes, writes under the fence, lapses, is fenced, waits, releases."""
+    connection = await nats.connect(broker_url)
+    js = connection.jetstream()
+    head = f"session.0.{session.id}"
+    words, mine, lapse = f"{head}.*.lease.desk", f"{head}.cyd.lease.desk", f"{head}.cyd.stage.desk.h1"
+
+    def over(sequence: int, **more: str) -> dict[str, str]:
+        subject = "Nats-Expected-Last-Subject-Sequence"
+        return {subject: str(sequence), f"{subject}-Subject": words, **more}
+
+    async def say(subject: str, headers: dict[str, str], **body: Any) -> int:
+        return (await js.publish(subject, json.dumps(body).encode() if body else b"", headers=headers)).seq
+
+    try:
+        at = (datetime.now(UTC) + timedelta(seconds=3)).isoformat().replace("+00:00", "Z")
+        later = {"Nats-Schedule": f"@at {at}", "Nats-Schedule-Target": f"due.{lapse}", "Nats-Schedule-TTL": "24h"}
+        await say(f"at.{lapse}", later, type="lease.lapsed", term=1)
+        taken = await say(mine, over(0), type="lease.taken", term=1, hold="h1", seconds=3)
+        await say(f"{head}.cyd.state.k", over(taken, **{"Nats-Msg-Id": "m1"}), type="state.set", value=1)
+        with pytest.raises(LeaseHeld, match="cyd has it"):
+            async with lease(session, "desk", 5, wait=0):
+                pass
+        async with lease(session, "desk", 5) as held:  # the plain client does not renew
+            assert held.term == 2
+            with pytest.raises(nats.js.errors.APIError, match="wrong last sequence"):
+                await say(f"{head}.cyd.state.k", over(taken, **{"Nats-Msg-Id": "m2"}), type="state.set", value=2)
+        last = await js.get_msg("SESSIONS_0", subject=words)
+        assert json.loads(last.data or b"{}")["type"] == "lease.released"
+        taken = await say(mine, over(last.seq or 0), type="lease.taken", term=3, hold="h2", seconds=60)
+        await say(mine, over(taken), type="lease.released", term=3, hold="h2")
+    finally:
+        await connection.close()
+    view = await session.view()
+    assert (view["leases"]["desk"]["status"], view["leases"]["desk"]["by"], view["state"]["k"]["value"]) == (
+        "released",
+        "cyd",
+        1,
+    )
 
 
 # -- shared work --------------------------------------------------------------------------------------------------------
