@@ -121,8 +121,8 @@ async def test_a_claim_with_a_key_is_met_again_by_the_same_member_only(session: 
     assert bool(others) is False
 
 
-async def test_a_name_that_is_no_token_is_refused_before_anything_is_sent(session: Session) -> None:
-    """Names are part of subjects; a lease shorter than the broker's own clock can tell is refused."""
+async def test_what_cannot_be_a_lease_is_refused_before_anything_is_sent(session: Session) -> None:
+    """No token, no time, no JSON, too large."""
     with pytest.raises(InvalidName):
         await claim(session, "a.b")
     with pytest.raises(InvalidName):
@@ -133,9 +133,19 @@ async def test_a_name_that_is_no_token_is_refused_before_anything_is_sent(sessio
     with pytest.raises(InvalidName):
         async for _ in share(session, "pool", ["x.y"]):
             pass
-    with pytest.raises(InvalidInput, match="at least 1 s"):
-        async with lease(session, "desk", 0.2):
-            pass
+    for seconds in (0.2, float("nan"), float("inf"), -1):
+        with pytest.raises(InvalidInput, match="at least 1 s"):
+            async with lease(session, "desk", seconds):
+                pass
+        with pytest.raises(InvalidInput, match="at least 1 s"):
+            async for _ in share(session, "pool", ["x"], seconds=seconds):
+                pass
+    for data in ("x" * 65536, object()):
+        with pytest.raises(InvalidInput):
+            await claim(session, "page", data=data)
+        with pytest.raises(InvalidInput):
+            async with lease(session, "desk", 2, data=data):
+                pass
     assert not await session.exists()
 
 

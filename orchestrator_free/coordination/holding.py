@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from orchestrator_free.coordination.words import Board, Standing, check_seconds, lapse_of, standing, words_on
-from orchestrator_free.errors import BrokerError, Conflict, InvalidInput, LeaseHeld, LeaseLost
+from orchestrator_free.errors import BrokerError, Conflict, InvalidInput, LeaseHeld, LeaseLost, TooLarge
 from orchestrator_free.events import Body, encode
 from orchestrator_free.fold import View
 from orchestrator_free.subjects import Position, check_name
 from orchestrator_free.vocabulary import validate
+from orchestrator_free.vocabulary.asking import LONGEST_SECONDS
 
 if TYPE_CHECKING:
     from orchestrator_free.session import Session
@@ -33,6 +34,8 @@ Held = TypeVar("Held", bound="Lease")
 
 #: the broker looks four times a second what is due; a lease must outlast that, and its renewals
 SHORTEST_SECONDS: Final = 1.0
+#: what goes with a claim, a lease or a task stands in every view
+DATA_BYTES: Final = 64 * 1024
 #: contenders who hear at the same moment that a lease is free do not all try for it
 _SPREAD_SECONDS: Final = 0.02
 #: for giving up a lease where its block has failed: the broker will say that it has lapsed
@@ -81,6 +84,7 @@ async def claim(session: Session, name: str, *, data: Any = None, key: str = "")
     member = session.member
     hold = hashlib.sha256(f"{member}.{key}".encode()).hexdigest()[:24] if key else secrets.token_hex(12)
     body = {"type": "lease.taken", "term": 1, "hold": hold, "data": data}
+    check_data(data)
     with contextlib.suppress(Conflict):
         sequence = await session.append("lease", body, id=name, expect=0, shared=True)
         return Claim(name, True, member, data, session.position(sequence))
@@ -119,8 +123,8 @@ async def lease(
 async def acquire(session: Session, name: str, seconds: float, *, wait: float | None = None, data: Any = None) -> Lease:
     """Take a lease; it is not renewed before its block is entered."""
     check_name("lease", name)
-    if seconds < SHORTEST_SECONDS:
-        raise InvalidInput(f"seconds: a lease lasts at least {SHORTEST_SECONDS:g} s, not {seconds:g}")
+    check_lasting(seconds)
+    check_data(data)
     end = math.inf if wait is None else time.monotonic() + wait
     impatient = False
     with Board(session, name) as board:
@@ -137,6 +141,19 @@ async def acquire(session: Session, name: str, seconds: float, *, wait: float | 
             impatient = not await board.heard(min(left, check_seconds(found.lease["seconds"])))
             if not impatient:
                 await asyncio.sleep(random.random() * _SPREAD_SECONDS)
+
+
+def check_lasting(seconds: float) -> None:
+    """Refuse a time that no lease can last."""
+    if not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
+        most = f"at least {SHORTEST_SECONDS:g} s and at most {LONGEST_SECONDS:g} s"
+        raise InvalidInput(f"seconds: a lease lasts {most}, not {seconds:g}")
+
+
+def check_data(data: Any) -> None:
+    """Refuse what is no JSON, or too large to stand in every view of the session."""
+    if data is not None and (size := len(encode({"data": data}))) > DATA_BYTES:
+        raise TooLarge(f"data: {size} bytes are more than the {DATA_BYTES} that go with a lease; use state or a file")
 
 
 async def attempt(
@@ -236,6 +253,7 @@ class Lease:
         Raises:
             LeaseLost: somebody else has it.
         """
+        check_data(data)
         await self._rest()
         body: Body = {"type": "lease.released", "term": self.term, "hold": self._hold, "data": data}
         await self.append("lease", body | ({"done": True} if done else {}), id=self.name)

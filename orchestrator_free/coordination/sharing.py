@@ -6,7 +6,7 @@ import random
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_free.coordination.holding import Lease, attempt
+from orchestrator_free.coordination.holding import Lease, attempt, check_lasting
 from orchestrator_free.coordination.words import Board, Standing, check_seconds, standing
 from orchestrator_free.subjects import check_name
 
@@ -51,6 +51,7 @@ async def share(
         tasks: names, with or without a value each.
         seconds: how long a task outlives its process.
     """
+    check_lasting(seconds)
     named = dict(tasks) if isinstance(tasks, Mapping) else dict.fromkeys(tasks)
     leases = {check_name("task", f"{pool}-{task}"): task for task in named}
     with Board(session) as board:
