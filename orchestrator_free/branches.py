@@ -7,6 +7,7 @@ after it. Where an input stands is decided by the fold (`orchestrator_free.fold.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import secrets
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 #: as `data` of an edit: what came with the input stays
 UNCHANGED: Final[Any] = object()
+#: an edit waits no longer for an agent to stop
+_STOP_SECONDS: Final = 3.0
 Place = Literal["edits", "again", "after"]
 
 
@@ -56,7 +59,8 @@ class Branches:
             data: what comes with them; by default what came with the old ones.
             to: for whom; by default for whom the old one was.
             id: makes sending again harmless.
-            cancel: first cancel what still answers the old one, or what came after it.
+            cancel: first cancel what still answers the old one, or what came after it, and wait until it has stopped,
+                3 s at most.
 
         Raises:
             InvalidInput: there is no such input, or it was no part of the conversation.
@@ -155,10 +159,15 @@ class Branches:
         if not view["meta"]["agents"]:  # an input to `all` is for whoever there is
             to_all = {run_id(one["from"], one["input"]) for one in view["inputs"] if one["to"] == ALL}
             found |= {(ALL, run) for run in to_all & set(nodes) - begun}
-        give = self._session.control.cancel
-        await asyncio.gather(
-            *(give(run, to=agent, reason="its input was edited", id=_derived(id, run)) for agent, run in found)
-        )
+        await asyncio.gather(*(self._stop(agent, run, id, wait=(agent, run) in fold.runs) for agent, run in found))
+
+    async def _stop(self, agent: str, run: str, id: str, *, wait: bool) -> None:
+        """Cancel a run; of one that has begun wait for the agent's word, which may take no input while it works."""
+        control = self._session.control
+        given = await control.cancel(run, to=agent, reason="its input was edited", id=_derived(id, run))
+        if wait:
+            with contextlib.suppress(TimeoutError):
+                await given.outcome(timeout=_STOP_SECONDS)
 
     # -- looking ------------------------------------------------------------------------------------------------
 

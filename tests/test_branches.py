@@ -289,6 +289,21 @@ async def test_an_edit_while_the_old_answer_streams_cancels_it(
         assert names(live.branches.view()["path"]) == [new.input]
 
 
+@pytest.mark.parametrize("overlap", ["queue", "latest", "interrupt", "steer", "reject"])
+async def test_an_edit_is_answered_whatever_the_agent_does_with_inputs_that_come_while_it_works(
+    session: Session, broker_url: str, name: str, eventually: Any, overlap: Any
+) -> None:
+    """The old answer is cancelled before the new input is sent, so it stands in nobody's way."""
+    async with serving(broker_url, name, endless, overlap=overlap), watching(session) as live:
+        old = await session.send("old", to=name)
+        await eventually(lambda: (run := live.run(name, old.run)) is not None and run.parts, 30)
+        new = await session.branches.edit(old.input, "new")
+        await eventually(lambda: (run := live.run(name, new.run)) is not None and run.parts, 30)
+        found = live.run(name, old.run)
+        assert found is not None
+        assert found.view()["status"] == "cancelled"
+
+
 async def test_an_edit_also_ends_what_waits_below_the_replaced_input(session: Session, name: str) -> None:
     """Nobody serves yet: the old input and the one after it are cancelled before they begin, the new one waits."""
     one = await session.send("one", to=name)
