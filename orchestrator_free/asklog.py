@@ -89,6 +89,8 @@ class AskLog:
         async with Follower(self._log, self._session, after, compact=True) as follower:
             async for entry in follower:
                 event = entry.event
+                if event.type == "session.deleted":
+                    raise AskNotFound(self._session, id)
                 if event.kind in _KINDS and id in (event.id, event.address.target):
                     fold.take(event)
                     if fold.found[id]["status"] != "open":

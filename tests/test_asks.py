@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from orchestrator_free import Broker, Run, Session
+    from orchestrator_free.server import EmbeddedServer
 
 APPROVAL = """
 decision = await run.approve("Refund 40 €?", data={"amount": 40}, to=["ann"], seconds=600)
@@ -356,6 +358,35 @@ async def test_the_broker_says_that_time_is_up_while_no_process_of_ours_lives(
         ("ask.expired", "expired"),
     ]
     assert (ask["status"], ask["to"]) == ("expired", ["bob", "cat"])
+
+
+async def test_what_was_due_while_the_broker_was_down_is_said_when_it_is_back(
+    broker: EmbeddedServer, session: Session, people: Any, eventually: Any
+) -> None:
+    """Once; whoever waits over its restart hears of it, and of a decision after it, too."""
+    short = await session.asks.ask("Now?", seconds=2)
+    long = await session.asks.ask("Ever?", to=["bob"], seconds=600)
+    waiting = [asyncio.create_task(asked.decision(timeout=90)) for asked in (short, long)]
+    broker.kill()
+    overdue = time.monotonic() + 3
+    await eventually(lambda: time.monotonic() > overdue)
+    await broker.start()
+    expired = await waiting[0]
+    await (await people("bob")).asks.answer(long.ask, "yes")
+    decided = await waiting[1]
+
+    assert (expired.status, decided.value) == ("expired", "yes")
+    assert [event.type for event in await stored(session, "stage")] == ["ask.expired"]
+
+
+async def test_whoever_waits_in_a_session_that_is_deleted_is_told(session: Session, eventually: Any) -> None:
+    asked = await session.asks.ask("Go?", seconds=600)
+    waiting = asyncio.create_task(asked.decision(timeout=60))
+    await eventually(lambda: session.asks.open())
+    await session.delete()
+
+    with pytest.raises(AskNotFound):
+        await waiting
 
 
 async def test_an_answer_after_the_end_is_refused_and_a_plain_one_does_not_count(
