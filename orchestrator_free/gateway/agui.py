@@ -123,7 +123,7 @@ class AgUi(Resource):
             return b"".join(_frame(place, event) for place, event in stream.advance(channel.fold)), stream.ended
 
         address = f"{_AGUI}?threadId={session}&runId={input}&protocolVersion={'1.0' if modern else '0'}"
-        return _answer(channel, tell, (("x-stream-url", address),))
+        return _answer(channel, tell, sender, (("x-stream-url", address),))
 
     async def join(self, request: Request) -> Any:
         """Return a thread's messages; with `runId`, stream that run."""
@@ -152,7 +152,8 @@ class AgUi(Resource):
         said = await read_body(request, RunBody)
         channel = await self.caught_up(check_name("threadId", said.thread))
         thread = _Thread(channel.fold, said.thread, modern=said.version is not None)
-        return _answer(channel, thread.tell, ())
+        member = check_name("member", request.query_params.get("member", "user"))
+        return _answer(channel, thread.tell, member, ())
 
     async def info(self, request: Request) -> Response:
         """Say what there is."""
@@ -210,8 +211,8 @@ class _Thread:
         return b"".join(_frame("", event) for event in events)
 
 
-def _answer(channel: Channel, tell: Tell, more: tuple[tuple[str, str], ...]) -> FeedResponse:
-    teller = Teller(channel, tell)
+def _answer(channel: Channel, tell: Tell, member: str, more: tuple[tuple[str, str], ...]) -> FeedResponse:
+    teller = Teller(channel, tell, member)
     return FeedResponse(Head(_HEADERS + more), teller, lambda feed: teller.begin(feed, b": stream-open\n\n"))
 
 

@@ -13,7 +13,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from random import getrandbits
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
 import structlog
@@ -48,8 +49,21 @@ def visit_of(query: Mapping[str, str]) -> Visit:
             f"presence={unknown[0][:40]!r} is unknown; there are 0 (hide) and follow (tell me of others)"
         )
     member = check_name("member", query.get("member", "user"))
-    device = check_name("device", query["device"]) if "device" in query else secrets.token_hex(4)
+    device = check_name("device", query["device"]) if "device" in query else f"{getrandbits(32):08x}"
     return Visit(member, device, "0" not in words, "follow" in words)
+
+
+def visit_by(member: str) -> Visit:
+    """Return a visit of a member whose client names no device."""
+    return Visit(member, f"{getrandbits(32):08x}")
+
+
+class Looker(Protocol):
+    """What is served to somebody."""
+
+    @property
+    def visit(self) -> Visit:
+        """Who that is."""
 
 
 @dataclass(slots=True)
@@ -119,7 +133,7 @@ class Attendance:
 
     # -- clients come and leave ---------------------------------------------------------------------------------
 
-    def came(self, channel: Channel, client: Client) -> None:
+    def came(self, channel: Channel, client: Looker) -> None:
         """Note a client that begins to be served."""
         session, visit = channel.session, client.visit
         room = self._rooms.get(session)
@@ -134,12 +148,12 @@ class Attendance:
                 guest = devices[visit.device] = _Guest(now_text())
                 self._changed[session] = None
             guest.feeds += 1
-        if visit.follows:
+        if visit.follows and isinstance(client, Client):
             visit.informed = False
             room.followers.add(client)
             self._follow(session, room)
 
-    def left(self, session: str, client: Client) -> None:
+    def left(self, session: str, client: Looker) -> None:
         """Note a client that is not served any more."""
         room, visit = self._rooms.get(session), client.visit
         if room is None:
@@ -154,7 +168,8 @@ class Attendance:
                 self._changed[session] = None
             if not devices:
                 del room.guests[visit.member]
-        room.followers.discard(client)
+        if isinstance(client, Client):
+            room.followers.discard(client)
         if not room.followers:
             self._followed.discard(session)
             room.close()

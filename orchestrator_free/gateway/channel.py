@@ -79,7 +79,7 @@ class Channel:
         self._log = log
         self._settings = settings
         self._on_lost = on_lost
-        self._attendance = attendance
+        self.attendance = attendance
         self._history = History(log, self.reader)
         self._fresh: list[Frame] = []
         self._groups: dict[Selection, Broadcast] = {}
@@ -265,7 +265,7 @@ class Channel:
         self._clients.add(client)
         self._behind.add(client)
         self.metrics.clients.inc()
-        self._attendance.came(self, client)
+        self.attendance.came(self, client)
         self.pump(client)
 
     async def restart(self, client: Client, lost: PositionLost) -> None:
@@ -366,7 +366,7 @@ class Channel:
             if not len(group):
                 del self._groups[client.selection]
         self.metrics.clients.dec()
-        self._attendance.left(self.session, client)
+        self.attendance.left(self.session, client)
         self._rest()
 
     def _release_idle(self) -> None:

@@ -135,7 +135,7 @@ class Chat(Resource):
 
         place = f"{session}{_RUN_MARK}{stream.answer.run}"
         more = (("x-workflow-run-id", place), ("x-stream-url", f"/api/chat/{place}/stream"))
-        teller = Teller(channel, tell)
+        teller = Teller(channel, tell, sender)
         return FeedResponse(Head(_HEADERS + more), teller, lambda feed: teller.begin(feed, b": stream-open\n\n"))
 
     # -- stopping and history -----------------------------------------------------------------------------------

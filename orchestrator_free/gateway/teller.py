@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from orchestrator_free.gateway.attendance import visit_by
 from orchestrator_free.gateway.channel import Channel
 from orchestrator_free.gateway.transport import Feed
 
@@ -19,16 +20,23 @@ class Teller:
     """Tells one client of a channel, through `tell`, until that says that it was the end.
 
     Handles its connection's callbacks.
+
+    Attributes:
+        visit: who looks, for others to see.
     """
 
-    def __init__(self, channel: Channel, tell: Callable[[], tuple[bytes, bool]], *, beat_seconds: float = 15.0) -> None:
+    def __init__(
+        self, channel: Channel, tell: Callable[[], tuple[bytes, bool]], member: str, *, beat_seconds: float = 15.0
+    ) -> None:
         """Prepare.
 
         Args:
             channel: the session.
             tell: returns the bytes that are new, and whether they were the last.
+            member: who looks.
             beat_seconds: between two comments while there is nothing to tell.
         """
+        self.visit = visit_by(member)
         self._channel = channel
         self._tell = tell
         self._beat_seconds = beat_seconds
@@ -42,7 +50,9 @@ class Teller:
         self._feed = feed
         if greeting:
             feed.send(greeting)
-        self._leave = self._channel.listen(self.go_on)
+        self._deafen = self._channel.listen(self.go_on)
+        self._channel.attendance.came(self._channel, self)
+        self._leave = self._go
         self._beat()
         self.go_on()
 
@@ -75,6 +85,10 @@ class Teller:
                 feed.cut()
                 return
         self._timer = asyncio.get_running_loop().call_later(self._beat_seconds, self._beat)
+
+    def _go(self) -> None:
+        self._deafen()
+        self._channel.attendance.left(self._channel.session, self)
 
     def on_resume(self, conn: Feed) -> None:
         """The buffer has drained."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
+from websockets.asyncio.client import connect as websocket
 
 from orchestrator_free import Agent
 from orchestrator_free.broker import Broker, connect
@@ -141,6 +142,22 @@ async def test_lines_of_json_tell_it_too(gateway: Any, session: Session, eventua
     assert (found["control"], found["position"], found["data"]["whole"]) == ("presence", None, True)
 
 
+async def test_clients_of_every_kind_look(gateway: Any, session: Session, eventually: Any) -> None:
+    """A WebSocket, an AI SDK stream and an AG-UI stream are seen as a feed is, as long as they last."""
+    url = f"ws://127.0.0.1:{gateway.port}/sessions/{session.id}/events?member=ws&device=d"
+    said = {"id": "m1", "role": "user", "parts": [{"type": "text", "text": "hello"}], "content": "hello"}
+    chat = {"id": session.id, "messages": [said], "to": "nobody"}
+    run = {"threadId": session.id, "runId": "r1", "messages": [said], "forwardedProps": {"to": "nobody"}}
+    async with (
+        websocket(url),
+        gateway.http.stream("POST", "/api/chat?member=sdk", json=chat),
+        gateway.http.stream("POST", "/api/agui?member=agui", json=run),
+    ):
+        found = await eventually(lambda: _at_least(session, 3), 30)
+    await eventually(lambda: _nobody(session), 30)
+    assert [one.member for one in found] == ["agui", "sdk", "ws"]
+
+
 async def test_one_device_with_two_tabs_is_one_device(gateway: Any, session: Session, eventually: Any) -> None:
     """It is there until the last of them has gone; without a name it gets one, its member is `user`."""
     async with gateway.feed(session.id, member="ann", device="phone"):
@@ -240,6 +257,12 @@ async def test_a_killed_browser_is_gone(
         print(f"a killed browser was gone after {time.monotonic() - begun:.2f} s")
 
 
+SOCKET = (
+    "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+    "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
 def deafen(sock: socket.socket) -> None:
     """Let the kernel drop whatever comes for a socket, as if the cable were cut: nothing is acknowledged any more."""
     drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
@@ -247,12 +270,15 @@ def deafen(sock: socket.socket) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="how a kernel forgets a peer is its own")
-async def test_a_browser_whose_cable_was_cut_is_gone(gateway: Any, session: Session, eventually: Any) -> None:
+@pytest.mark.parametrize("upgrade", ["", SOCKET], ids=["feed", "socket"])
+async def test_a_browser_whose_cable_was_cut_is_gone(
+    gateway: Any, session: Session, upgrade: str, eventually: Any
+) -> None:
     """Nobody says so; its kernel acknowledges nothing, neither words nor keep-alives."""
     async with gateway.feed(session.id, member="ann", device="a", presence="follow") as ann:
         sock = socket.create_connection(("127.0.0.1", gateway.port))
         try:
-            head = f"GET /sessions/{session.id}/events?member=carl&device=c HTTP/1.1\r\nhost: test\r\n\r\n"
+            head = f"GET /sessions/{session.id}/events?member=carl&device=c HTTP/1.1\r\nhost: test\r\n{upgrade}\r\n"
             sock.sendall(head.encode())
             await eventually(lambda: told(ann).get("carl"), 40)
             deafen(sock)
