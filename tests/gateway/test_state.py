@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import shutil
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
     from orchestrator_free.broker import Broker
 
+PAGE = Path(__file__).parents[2] / "docs" / "state.md"
 SCHEMA = Path(__file__).parents[2] / "broker" / "schemas" / "problem.json"
 PROBLEM = Draft202012Validator(json.loads(SCHEMA.read_text()))
 MERGE = "application/merge-patch+json"
@@ -265,6 +269,46 @@ async def test_fifty_writers_over_http_and_nats_lose_no_update(
     history = await ann.session(state.session).state.history("count")
     assert [one.process.returncode for one in started] == [0] * 3, started[0].output
     assert [one.value for one in history] == list(range(1, 501))
+
+
+async def test_the_page_about_state_is_true(gateway: Any, ann: Broker, fresh: Callable[[str], str]) -> None:
+    """docs/state.md: its code runs."""
+    page = PAGE.read_text()
+    session = ann.session(fresh("s"))
+    await session.create()
+    await session.state.set("plan", {})
+    await session.state.set("form", {"items": []})
+    code = page.partition("```python\n")[2].partition("```")[0].replace("    ...\n", "    break\n")
+    names: dict[str, Any] = {}
+    exec("async def run(session):\n" + textwrap.indent(code, "    "), names)
+    await names["run"](session)
+    assert {key: one.value for key, one in (await session.state.all()).items()} == {
+        "plan": {"step": 2}, "title": "Review", "count": 1, "form": {"items": [7], "name": "Ann"},
+    }  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed here")
+async def test_the_commands_on_the_page_about_state_do_what_stands_beside_them(
+    gateway: Any, fresh: Callable[[str], str]
+) -> None:
+    """Each in turn; the tags on the page, 12 and on, stand for those that came."""
+    name = fresh("s")
+    await gateway.http.post("/sessions", json={"session": name})
+    commands = PAGE.read_text().partition("```sh\n")[2].partition("```")[0].replace("\\\n", "")
+    tags: list[str] = []
+    answers = []
+    for line in commands.splitlines():
+        command = line.partition("  #")[0].replace(
+            "localhost:8080/sessions/s1", f"{gateway.http.base_url}/sessions/{name}"
+        )
+        for number, tag in enumerate(tags, 12):
+            command = command.replace(f'"{number}"', tag)
+        process = await asyncio.create_subprocess_shell(f"{command} -s -i", stdout=asyncio.subprocess.PIPE)
+        answer = (await process.communicate())[0].decode()
+        answers.append(int(answer.split(" ")[1]))
+        if "-X P" in command:
+            tags += re.findall(r"etag: (.*)\r", answer)
+    assert answers == [201, 200, 200, 200, 200, 204, 200, 200]
 
 
 # -- the ledger -------------------------------------------------------------------------------------------------------
