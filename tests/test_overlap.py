@@ -164,6 +164,24 @@ async def test_other_sessions_do_not_wait_and_waiting_takes_no_place(
     assert diary.begun[2:] == [str(number) for number in range(20)]
 
 
+async def test_inputs_to_everybody_stand_in_the_same_line_and_notes_stand_in_none(
+    broker_url: str, session: Session, name: str
+) -> None:
+    """In the order of the log, however they are addressed; what is not worked on is not waited for."""
+    diary = Diary()
+    async with serving(broker_url, name, diary.work, replicas=2, overlap="queue"):
+        held = await session.send("hold", to=name)
+        await begun(session, name, held.run)
+        await session.send("a note", to=name, note=True)
+        sent = [await session.send(str(number), to=("all", name)[number % 2]) for number in range(8)]
+        await session.send("for another", to="another")
+        diary.go_on.set()
+        runs = await results(session, name, sent)
+
+    assert {run["status"] for run in runs} == {"done"}
+    assert (diary.begun, diary.most) == (["hold", *(str(number) for number in range(8))], 1)
+
+
 async def test_places_in_the_queue_are_in_the_view(
     broker_url: str, session: Session, name: str, eventually: Any
 ) -> None:
