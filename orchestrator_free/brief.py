@@ -10,6 +10,7 @@ from typing import Any, Final
 import orjson
 
 from orchestrator_free.fold import View
+from orchestrator_free.subjects import run_id
 
 Brief = dict[str, Any]
 
@@ -36,11 +37,9 @@ def brief(view: View) -> Brief:
         `floor`: who has it, who had it, who is asked to take it and why, and the last steps; `cut`: what was left out.
     """
     cut: list[str] = []
-    runs = sorted(
-        (run for agent in view["agents"] for run in agent["runs"]), key=lambda run: (run["first"], run["agent"])
-    )
+    inputs, runs = _selected(view, cut)
     names = {agent["agent"] for agent in view["agents"]} | set(view["meta"]["agents"])
-    asked = _asked(view["inputs"])
+    asked = _asked(inputs)
     people = dict.fromkeys(entry["from"] for entry in asked if entry["from"] not in names)
     open_asks = [ask for ask in view["asks"] if ask["status"] == "open"]
     done_asks = [ask for ask in view["asks"] if ask["status"] != "open"]
@@ -61,6 +60,22 @@ def brief(view: View) -> Brief:
         "floor": _floor(view["floor"], cut),
         "cut": cut,
     }
+
+
+def _selected(view: View, cut: list[str]) -> tuple[list[View], list[View]]:
+    """Return the inputs and the runs in order, without those of branches that people left."""
+    shown = {(ref["from"], ref["input"]) for ref in view["branch"]["path"]}
+    left = {
+        (entry["from"], entry["input"])
+        for entry in view["inputs"]
+        if entry["siblings"] and (entry["from"], entry["input"]) not in shown
+    }
+    if left:
+        cut.append(f"{len(left)} said on other branches")
+    gone = {run_id(*key) for key in left}
+    runs = [run for agent in view["agents"] for run in agent["runs"] if run["run"] not in gone]
+    inputs = [entry for entry in view["inputs"] if (entry["from"], entry["input"]) not in left]
+    return inputs, sorted(runs, key=lambda run: (run["first"], run["agent"]))
 
 
 def _last(found: list[Any], most: int, what: str, cut: list[str]) -> list[Any]:
@@ -166,7 +181,7 @@ def markdown(about: Brief) -> str:
     lines += _section("Decisions", [_ask_line(one) for one in about["decided"]])
     lines += _section("State", [f"`{one['key']}` = {_json(one['value'])} ({one['by']})" for one in about["state"]])
     if about["cut"]:
-        lines += ["", f"Left out, older: {', '.join(about['cut'])}."]
+        lines += ["", f"Left out: {', '.join(about['cut'])}."]
     return "\n".join(lines) + "\n"
 
 

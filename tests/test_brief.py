@@ -139,7 +139,7 @@ def test_a_long_session_has_a_short_brief_that_says_what_it_left_out() -> None:
         "41 of 61 runs",
     ]
     assert len(orjson.dumps(about)) < 60_000
-    assert "Left out, older:" in markdown(about)
+    assert "Left out:" in markdown(about)
 
 
 def test_an_input_for_several_is_told_once_and_marks_are_kept() -> None:
@@ -159,6 +159,25 @@ def test_an_input_for_several_is_told_once_and_marks_are_kept() -> None:
     assert "ann → a [whisper]: psst" in text
     assert "ann → cust [note]: fyi" in text
     assert "a → b [for a]: check" in text
+
+
+def test_what_people_edited_away_is_not_in_the_brief_but_said() -> None:
+    """The selected branch counts; that there is another is told."""
+    story = Story()
+    first = story.input("cust", "Where is my parcle?")
+    story.run(
+        "helper",
+        first,
+        {"type": "text.delta", "part": "1", "text": "Parcle?"},
+        {"type": "run.finished", "status": "done"},
+    )
+    story.input("cust", "Where is my parcel?", edits={"from": "cust", "input": first})
+
+    about = brief(story.view)
+
+    assert [one["text"] for one in about["asked"]] == ["Where is my parcel?"]
+    assert about["tried"] == []
+    assert about["cut"] == ["1 said on other branches"]
 
 
 def test_the_brief_of_an_empty_session_is_a_brief() -> None:

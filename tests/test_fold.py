@@ -96,7 +96,7 @@ class Author:
         sender, source = next(found for found in self.inputs if run_id(*found) == desk.run)
         body = {"type": "run.started", "attempt": desk.fold.attempt + 1, "input": f"{sender}/{source}", "replica": "x"}
         more = {"parent": {"agent": "planner", "run": "r0"}} if number else {}
-        self.write(desk, body | more | ({"whisper": True} if number > 3 else {}))
+        self.write(desk, body | more | ({"whisper": True} if desk.run[0] in "0123" else {}))
         desk.parts, desk.text = number, ""
 
     def settle(self, agent: str, number: int) -> None:

@@ -67,6 +67,7 @@ class Desk:
         self._waiting: list[Waiting] = []
         self._came = asyncio.Event()
         self._answered: set[str] = set()
+        self._seat = contextlib.AsyncExitStack()
         self._floors: dict[str, FloorState] = {}
         self._commands: dict[str, Callable[[str], Awaitable[None]]] = {
             "accept": self._accept, "decline": self._decline, "take": self._take, "watch": self._watch,
@@ -94,7 +95,7 @@ class Desk:
                 if line.strip() == "/quit":
                     break
                 await self._guarded(line)
-            self._leave()
+            await self._leave()
             serving.cancel()
             watching.cancel()
 
@@ -104,7 +105,7 @@ class Desk:
         for _, name in sorted(mine)[:-1]:
             self._say(f"you have the floor of {name}, too: /watch {name}", "yellow")
         if mine:
-            await self._enter(max(mine)[1])
+            await self._enter(max(mine)[1], seen=True)
 
     async def _guarded(self, line: str) -> None:
         try:
@@ -212,7 +213,7 @@ class Desk:
         name, _, reason = rest.partition(" ")
         name = name or self._asked()
         await self._broker.session(name).floor.accept(reason=reason)
-        await self._enter(name)
+        await self._enter(name, seen=True)
 
     def _asked(self) -> str:
         """Return the session whose request is open, the one in which the person is first."""
@@ -238,7 +239,7 @@ class Desk:
         if not await session.exists():
             raise InvalidInput(f"there is no session {session.id!r}")
         await session.floor.take(reason=reason)
-        await self._enter(session.id)
+        await self._enter(session.id, seen=True)
 
     async def _watch(self, rest: str) -> None:
         await self._enter(rest)
@@ -246,17 +247,18 @@ class Desk:
     async def _return(self, rest: str) -> None:
         session = self._here()
         state = await session.floor.give_back(reason=rest)
-        self._drop(session, f"{self._me} has given the floor back")
+        await self._drop(session, f"{self._me} has given the floor back")
         self._say(f"{state.holder or 'nobody'} has the floor; you go on watching", "dim")
 
     async def _release(self, rest: str) -> None:
         session = self._here()
         await session.floor.release(reason=rest)
-        self._drop(session, f"{self._me} has left the floor")
+        await self._drop(session, f"{self._me} has left the floor")
         self._say("nobody has the floor: agents answer what is meant for them; you go on watching", "dim")
 
-    def _drop(self, session: Session, reason: str) -> None:
+    async def _drop(self, session: Session, reason: str) -> None:
         """End what this person has not answered here, so that everybody sees that it is not answered."""
+        await self._seat.aclose()
         for waiting in self._waiting:
             if waiting.run.session.id == session.id and not waiting.line.done():
                 waiting.line.set_exception(RunError(f"not answered: {reason}"))
@@ -296,11 +298,13 @@ class Desk:
 
     # -- one session --------------------------------------------------------------------------------------------
 
-    async def _enter(self, name: str) -> None:
-        """Show a session: its brief, then everything in it, then whatever comes."""
+    async def _enter(self, name: str, *, seen: bool = False) -> None:
+        """Show a session: its brief, then everything in it, then whatever comes; `seen`: to the others' knowledge."""
         session = self._broker.session(name)
         about = await session.brief()
-        self._leave()
+        await self._leave()
+        if seen:
+            await self._seat.enter_async_context(session.presence.join(device="desk"))
         self._session = session
         self._say(panel(about), "bold")
         await self._brief("")
@@ -329,7 +333,8 @@ class Desk:
                 self._say(f"cannot follow {session.id} any longer: {error}; /watch {session.id} again", "red")
         caught_up.set()
 
-    def _leave(self) -> None:
+    async def _leave(self) -> None:
+        await self._seat.aclose()
         if self._following is not None:
             self._following.cancel()
         if self._transcript is not None:

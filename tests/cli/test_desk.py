@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -313,8 +315,56 @@ async def test_floor_and_brief_as_commands(command: Any, session: Session, helpe
     assert whisper.json[1]["whisper"] is True
     assert note.code == 0
     assert (await session.view())["inputs"][-1]["note"] is True
-    for wrong, code in (
-        (("floor", "nope"), 3), (("brief", "nope"), 3), (("floor", session.id, "dance"), 2),
-        (("floor", session.id, "request"), 2), (("floor", session.id, "release", "--from", "bob"), 1),
-    ):  # fmt: skip
+    for wrong, code in ((("floor", "nope"), 3), (("floor", session.id, "dance"), 2)):
         assert command(*wrong).code == code, wrong
+
+
+async def test_on_a_terminal_what_comes_does_not_disturb_what_is_typed(
+    session: Session, helper: str, command: Any, fresh: Any, eventually: Any
+) -> None:
+    """A real terminal: keys are edited, lines come above them, and the terminal is as before at the end."""
+    name = fresh("ann")
+    master, slave = pty.openpty()
+    before = termios.tcgetattr(slave)
+    environment = {**os.environ, "ORCHESTRATOR_FREE_URL": command.url, "TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(
+        [sys.executable, str(command.script), "desk", "--as", name],
+        stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True,
+    )  # fmt: skip
+    os.set_blocking(master, False)
+    seen = ""
+
+    def shows(words: str) -> bool:
+        nonlocal seen
+        with contextlib.suppress(BlockingIOError):
+            seen += os.read(master, 65536).decode(errors="replace")
+        return words in seen
+
+    try:
+        await eventually(lambda: shows("is at the desk"), 40)
+        os.write(master, f"/take {session.id}\r".encode())
+        await eventually(lambda: shows("so far"), 40)
+        os.write(master, "Hello therx\x7fe, wörld\x1b[A".encode())
+        await eventually(lambda: shows("Hello there, wörld"), 40)
+        seen = ""
+        await session.send("a line from the customer", to="all")
+        await eventually(lambda: shows("a line from the customer") and shows("Hello there, wörld"), 40)
+        os.write(master, b"\r")
+        answered = await eventually(lambda: _answer(session, name), 40)
+        os.write(master, b"not sent\x15/quit\r")
+        code = await eventually(lambda: shows("never") or process.poll() is not None, 20) and process.returncode
+        after = termios.tcgetattr(slave)
+    finally:
+        process.kill()
+        process.wait(10)
+        os.close(master)
+        os.close(slave)
+
+    assert answered == "Hello there, wörld"
+    assert code == 0
+    assert after == before
+
+
+async def _answer(session: Session, name: str) -> Any:
+    runs = [run for agent in (await session.view())["agents"] if agent["agent"] == name for run in agent["runs"]]
+    return runs and runs[0]["finished"] and runs[0]["parts"][0]["text"]
