@@ -191,6 +191,24 @@ async def test_sending_an_edit_again_stores_it_once(session: Session, name: str)
         await session.branches.edit(one, "uno", id="e1")
 
 
+async def test_edits_at_the_same_moment_are_all_kept_and_one_is_shown_to_everybody(
+    session: Session, broker_url: str, name: str, eventually: Any
+) -> None:
+    """Two people, ten edits each: the log's order decides, a client that followed and one that came late agree."""
+    one = await say(session, name, "one")
+    async with connect(broker_url, member="bob") as bob, watching(session) as live:
+        other = bob.session(session.id)
+        edits = [who.branches.edit(f"ann/{one}", f"edit {n}") for n in range(10) for who in (session, other)]
+        sent = await asyncio.gather(*edits)
+        last = max(sent, key=lambda each: each.position.sequence)
+        view = await other.view()
+        await eventually(lambda: live.sequence >= last.position.sequence, 30)
+
+    assert {entry["siblings"] for entry in view["inputs"]} == {21}
+    assert names(view["branch"]["path"]) == [last.input]
+    assert live.branches.view() == view["branch"]
+
+
 async def test_notes_and_whispers_belong_to_the_branch_on_which_they_were_said(session: Session, name: str) -> None:
     """They are no place of their own: nobody answers below them; a whisper is not for the person who is served."""
     one = await say(session, name, "one")

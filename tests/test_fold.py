@@ -568,12 +568,16 @@ keys = st.sampled_from([
     "part", "call", "tool", "text", "open", "id", "name", "input", "output", "status", "usage", "parts", "attempts",
     "attempt", "error", "first", "started", "parent", "object", "agents", "title", "preliminary", "transient", "data",
     "event", "seconds", "reason", "value", "replayed",
-    "run", "runs", "state", "deadline", "children",
+    "run", "runs", "state", "deadline", "children", "edits", "again", "after", "redirects", "note", "whisper",
 ])  # fmt: skip
 kinds_of_part = st.sampled_from(["text", "reasoning", "tool", "source", "file", "data", "error", "raw", "other"])
 fields = st.deferred(
-    lambda: st.dictionaries(keys, values | st.sampled_from(["p", "c", "d", "done"]) | parts, max_size=6)
+    lambda: st.dictionaries(keys, values | st.sampled_from(["p", "c", "d", "done"]) | parts | references, max_size=6)
 )
+references = st.sampled_from([
+    True, {"from": "ann", "input": "i0"}, {"from": "ann", "input": "x"}, {"agent": "critic", "run": run_id("ann", "i0")},
+    {"agent": "critic", "run": run_id("ann", "x")},
+])  # fmt: skip
 parts = st.lists(st.builds(lambda body, kind: body | {"type": kind}, fields, kinds_of_part), max_size=2)
 bodies = st.one_of([
     st.builds(lambda body, smallest: (kind, smallest | body), fields, st.sampled_from(found))
