@@ -222,7 +222,7 @@ async def test_a_paused_holder_is_refused_by_the_broker_when_it_wakes(
     started = [programs.start(CONTENDERS, "hold", session.id, str(n), "1", "1000") for n in range(2)]
     await eventually(lambda: sum("ready" in line for line in said(*started)) == 2, SECONDS)
     await session.create()
-    for term in range(1, 4):
+    for term in range(1, 3):
         found = await eventually(lambda: _with_term(said(*started), term), SECONDS)
         holding = next(program for program in started if program.pid == found["pid"])
         holding.send(signal.SIGSTOP)

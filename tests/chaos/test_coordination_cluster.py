@@ -66,7 +66,7 @@ async def test_each_claim_has_one_winner_though_the_leader_is_killed(
     cluster: Cluster, session: Session, programs: Programs, eventually: Eventually
 ) -> None:
     """Forty contenders in four processes; what was promised before the leader died stands after it."""
-    rounds = 30
+    rounds = 20
     started = await contend(programs, session, "claims", rounds, eventually)
     await eventually(lambda: any(line.get("round") == 5 for line in said(*started)), SECONDS)
     cluster.kill(await cluster.leader(LOG))
