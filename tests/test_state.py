@@ -246,6 +246,7 @@ async def test_an_expectation_is_a_revision(session: Session, expect: Any) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 async def test_fifty_writers_in_five_processes_lose_no_update_of_one_key(
     session: Session, programs: Any, tmp_path: Path, eventually: Any
 ) -> None:
@@ -262,6 +263,7 @@ async def test_fifty_writers_in_five_processes_lose_no_update_of_one_key(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 async def test_merges_of_different_fields_by_twenty_writers_all_count(
     session: Session, programs: Any, tmp_path: Path, eventually: Any
 ) -> None:
@@ -394,6 +396,7 @@ async def test_two_processes_of_one_member_that_write_the_same_do_not_both_belie
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 async def test_updates_while_the_broker_is_killed_are_made_exactly_once(
     session: Session, broker: EmbeddedServer, broker_url: str
 ) -> None:

@@ -241,6 +241,7 @@ async def test_a_change_reaches_every_feed_at_its_position(state: State, gateway
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 async def test_fifty_writers_over_http_and_nats_lose_no_update(
     state: State, ann: Broker, programs: Any, tmp_path: Path, eventually: Any
 ) -> None:
