@@ -87,7 +87,9 @@ class Attempts:
         """
         source = _source(where, body)
         begun = await self._begin(where, source, fresh=fresh)
-        if begun is None:  # the replica that ended it may have died before it could withdraw what the run had asked
+        if begun is False:
+            return False
+        if begun is True:  # the replica that ended it may have died before it could withdraw what the run had asked
             await self._broker.session(where.session).asks.end_run(run_id(where.member, where.id), sure=True)
             return True
         begun_at = perf_counter()
@@ -151,32 +153,31 @@ class Attempts:
         kept.first, kept.started = kept.first or whole.first, kept.started or whole.started
         writer.fold = kept
 
-    async def _begin(self, where: Address, source: RunInput, *, fresh: bool) -> tuple[RunWriter, bool] | None:
-        """Begin the next attempt; None if the run is finished, or another replica has just begun one.
+    async def _begin(self, where: Address, source: RunInput, *, fresh: bool) -> tuple[RunWriter, bool] | bool:
+        """Begin the next attempt.
 
         Returns:
-            The writer, and whether the attempts are used up.
+            The writer, and whether the attempts are used up. Else whether the run is finished: if not, another replica
+            has just begun it, or is writing, so it is left to that one; should it die, the broker delivers again.
         """
         run = run_id(where.member, where.id)
         subject = str(address(where.shard, where.session, self._name, "run", id=run))
         fold, last = RunFold(self._name, run), 0
-        for _ in range(3):
-            if not fresh:
-                fold, last = await self._earlier(where.shard, subject, run)
-                if fold.status != "running":
-                    return None
-            writer = RunWriter(self._wire, subject, fold, last=last)
-            attempt = fold.attempt + 1
-            try:
-                about = f"{where.member}/{where.id}"
-                await writer.start(attempt, about, source.parent, self._instance, whisper=source.whisper)
-            except Conflict:
-                fresh = False
-                continue
-            if attempt > 1:
-                _log.warning("run taken over", agent=self._name, run=run, attempt=attempt)
-            return writer, attempt > self._settings.max_attempts
-        raise BrokerError(f"run {run}: other replicas begin it again and again")
+        if not fresh:
+            fold, last = await self._earlier(where.shard, subject, run)
+            if not fold.open:
+                return True
+        writer = RunWriter(self._wire, subject, fold, last=last)
+        attempt = fold.attempt + 1
+        try:
+            about = f"{where.member}/{where.id}"
+            await writer.start(attempt, about, source.parent, self._instance, whisper=source.whisper)
+        except Conflict:
+            fold, _ = await self._earlier(where.shard, subject, run)
+            return not fold.open
+        if attempt > 1:
+            _log.warning("run taken over", agent=self._name, run=run, attempt=attempt)
+        return writer, attempt > self._settings.max_attempts
 
     async def _earlier(self, shard: int, subject: str, run: str, *, before: int = 0) -> tuple[RunFold, int]:
         """Return what the log has of the run (before a sequence), and its last sequence."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
 from orchestrator_free.broker import Broker
@@ -42,6 +42,7 @@ class Ruling:
         reason: why. into: the run that took it as a steer.
         back: seconds after which the broker is to deliver it again, to whoever has a free place; None: not at all.
         lost: another process has it by now; nothing is to be done here.
+        fresh: whether nobody had begun its run when it came here; None: not looked at.
     """
 
     status: Literal["done", "cancelled", "rejected"] | None = None
@@ -49,6 +50,7 @@ class Ruling:
     into: dict[str, Any] | None = None
     back: float | None = None
     lost: bool = False
+    fresh: bool | None = None
 
 
 GO: Final = Ruling()
@@ -138,6 +140,12 @@ class Overlap:
         begun = await self._last_of_run(session, active.run)
         if begun is not None and begun.type == "run.finished":
             return GO  # and it is found so
+        ruling = await self._rule(session, event, policy, active, place, begun=begun is not None)
+        return replace(ruling, fresh=begun is None)
+
+    async def _rule(
+        self, session: Session, event: Event, policy: str, active: ActiveRun, place: Place, *, begun: bool
+    ) -> Ruling:
         line = self._line(session)
         mine = await line.reach(event)
         if policy == "reject":
@@ -147,7 +155,7 @@ class Overlap:
             for entry in line.ahead(mine):
                 await self._interrupt(session, mine, entry)
         if policy == "steer":
-            into = await self._steered(session, line, mine, event.body, active, place, begun=begun is not None)
+            into = await self._steered(session, line, mine, event.body, active, place, begun=begun)
             if into is not None:
                 return Ruling("done", into=into)
         return await self._turn(session, line, mine, active, place, policy)

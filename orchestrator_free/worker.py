@@ -226,7 +226,7 @@ class Worker:
             hold.delivery.again(delay_seconds=ruling.back)
             return False
         hold.begun = True
-        fresh = hold.delivery.attempt == 1
+        fresh = hold.delivery.attempt == 1 if ruling.fresh is None else ruling.fresh
         return await self.attempts.attempt(event.address, event.body, active, ruling, problem=problem, fresh=fresh)
 
     async def _turn(self, event: Event) -> Turn:
