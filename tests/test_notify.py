@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import random
 import re
 import secrets
 import shutil
@@ -79,6 +80,7 @@ class Receiver:
     tries: list[str] = field(default_factory=list)
     forged: list[str] = field(default_factory=list)
     answers: list[Any] = field(default_factory=list)
+    chance: float = 0.0
     path: str = "/hook"
     secret: str = SECRET
     tls: ssl.SSLContext | None = None
@@ -113,7 +115,7 @@ class Receiver:
         body = request.rfile.read(int(request.headers["content-length"]))
         id = request.headers["webhook-id"]
         self.tries.append(id)
-        answer = self.answers.pop(0) if self.answers else 204
+        answer = self.answers.pop(0) if self.answers else 503 if random.random() < self.chance else 204
         if isinstance(answer, threading.Event):
             answer.wait(60)
             return
@@ -473,6 +475,44 @@ async def test_a_broker_that_is_killed_delays_and_loses_nothing(
 
     assert {one.data["run"] for one in receiver.of(session)} == {before, after}
     assert len({one.id for one in receiver.of(session)}) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+async def test_instances_and_the_broker_are_killed_again_and_again_and_everything_is_told(
+    broker: Any, session: Session, receiver: Receiver, name: str, programs: Any, tmp_path: Path, eventually: Any
+) -> None:
+    """Three instances, one of them killed every 1.5 s, the broker once, and a receiver that fails one time in five."""
+    script = tmp_path / "command.py"
+    script.write_text(COMMAND)
+    options = ("--webhook", receiver.url, "--name", name, "--settle", "1", "--first-pause", "0.5", "--tries", "50")
+
+    def start() -> Any:
+        return programs.start(script, "notify", *options, ORCHESTRATOR_FREE_WEBHOOK_SECRET=SECRET)
+
+    instances = [start() for _ in range(3)]
+    await eventually(lambda: all("telling" in one.output for one in instances), 60)
+    receiver.chance = 0.2
+    runs: list[str] = []
+
+    async def kill() -> None:
+        while True:
+            await asyncio.sleep(1.5)
+            instances.pop(0).kill()
+            instances.append(start())
+
+    killing = asyncio.create_task(kill())
+    for number in range(80):
+        runs.append(await work(session))
+        if number == 40:
+            await broker.restart(kill=True)
+        else:
+            await asyncio.sleep(0.1)
+    killing.cancel()
+    await eventually(lambda: {one.data["run"] for one in receiver.of(session)} == set(runs), 110)
+
+    assert len({one.id for one in receiver.of(session)}) == len(runs)
+    assert (await session.view())["notices"] == []
 
 
 # -- trying again -----------------------------------------------------------------------------------------------------

@@ -45,6 +45,8 @@ _RENEW_SECONDS: Final = contract.SERVICE_ACK_WAIT_SECONDS / 3
 _LONGEST_SETTLE: Final = contract.SERVICE_ACK_WAIT_SECONDS * 2 / 3
 #: events that wait here for a free place; the broker keeps the others
 _BACKLOG: Final = 256
+#: for webhooks that are under way when the notifier is stopped
+_GRACE_SECONDS: Final = 5.0
 #: after the broker could not be asked; longer each time
 _BROKER_PAUSE_SECONDS: Final = 2.0
 
@@ -158,6 +160,9 @@ class Notifier:
         self._places = asyncio.Semaphore(self.settings.at_once)
         self._backlog = asyncio.Semaphore(_BACKLOG)
         self._at_work: set[Delivery] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._gone: asyncio.Future[None]
+        self._stopping = False
 
     async def run(self, *, ready: Callable[[], None] = lambda: None) -> None:
         """Tell, until cancelled.
@@ -168,6 +173,7 @@ class Notifier:
         Raises:
             WebhookGone: the receiver wants nothing any more; what it was not told waits for the next start.
         """
+        self._gone = asyncio.get_running_loop().create_future()
         consumers = [await self._consumer(shard) for shard in range(self._log.shards)]
         try:
             for consumer in consumers:
@@ -175,15 +181,27 @@ class Notifier:
             ready()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._keep(consumers))
+                group.create_task(_raise(self._gone))
                 for consumer in consumers:
-                    group.create_task(self._pump(consumer, group))
+                    group.create_task(self._pump(consumer))
         except BaseExceptionGroup as found:
             raise found.exceptions[0] from None
         finally:
-            for delivery in self._at_work:
-                delivery.again()
             for consumer in consumers:
                 consumer.close()
+            await self._finish()
+
+    async def _finish(self) -> None:
+        """Let what is being told be told, for a moment; give back the rest."""
+        self._stopping = True
+        try:
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=_GRACE_SECONDS)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            for delivery in self._at_work:
+                delivery.again()
 
     async def _keep(self, consumers: list[PullConsumer]) -> None:
         """Tell the broker of everything that is here that it is being dealt with."""
@@ -200,7 +218,7 @@ class Notifier:
         config = contract.notifier_consumer(shard, self._broker.member, kinds, start)
         return PullConsumer(self._log.wire, contract.stream_name(shard), config, places=_PLACES)
 
-    async def _pump(self, consumer: PullConsumer, group: asyncio.TaskGroup) -> None:
+    async def _pump(self, consumer: PullConsumer) -> None:
         """Take deliveries in order, each when it is old enough; what is to be told is told beside each other."""
         async for delivery in consumer:
             self._at_work.add(delivery)
@@ -212,7 +230,9 @@ class Notifier:
                 self._at_work.discard(delivery)
                 continue
             await self._backlog.acquire()
-            group.create_task(self._handle(delivery, task))
+            handling = asyncio.create_task(self._handle(delivery, task))
+            self._tasks.add(handling)
+            handling.add_done_callback(self._tasks.discard)
 
     async def _settle(self, delivery: Delivery) -> None:
         """Wait until an event is old enough; one that comes again has been."""
@@ -265,9 +285,13 @@ class Notifier:
         pause = pause_before(delivery.attempt, first_seconds=_BROKER_PAUSE_SECONDS)
         try:
             async with self._places:
+                if self._stopping:
+                    return  # given back
                 await self._tell(delivery, task)
-        except WebhookGone:
-            raise  # ends all; what is at work is given back
+        except WebhookGone as gone:
+            if not self._gone.done():
+                self._gone.set_exception(gone)
+            return  # given back
         except BrokerError as error:
             _log.warning("cannot ask the broker, trying again", session=task.session, error=str(error))
             delivery.again(delay_seconds=pause)
@@ -331,3 +355,8 @@ class Notifier:
         self.metrics.dead_letters.inc()
         await delivery.ack()
         _log.error("given up", about=task.told, session=task.session, id=task.id, tries=tries, error=error)
+
+
+async def _raise(trouble: asyncio.Future[None]) -> None:
+    """Wait for trouble, which ends everything."""
+    await trouble
