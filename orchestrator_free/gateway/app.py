@@ -36,6 +36,7 @@ from orchestrator_free.gateway.resource import Resource
 from orchestrator_free.gateway.settings import GatewaySettings
 from orchestrator_free.gateway.state import StateRoutes
 from orchestrator_free.gateway.tools import Tools
+from orchestrator_free.gateway.web import Web
 from orchestrator_free.gateway.websocket import follow_socket
 from orchestrator_free.metrics import GatewayMetrics
 from orchestrator_free.session import Session
@@ -53,6 +54,7 @@ _RESOURCES: Final[tuple[type[Resource], ...]] = (
     Tools,
     Notices,
     AgUi,
+    Web,
 )
 
 

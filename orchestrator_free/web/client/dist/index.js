@@ -1,0 +1,3 @@
+/** Durable sessions in the browser. */
+export { Fold } from "./fold.js";
+export { runId } from "./branches.js";
