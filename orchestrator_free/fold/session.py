@@ -29,8 +29,8 @@ class Fold:
     """
 
     __slots__ = (
-        "asks", "branches", "controls", "deleted", "floor", "inputs", "leases", "meta", "notices", "offline", "presence",
-        "runs", "sequence", "session", "skipped", "state",
+        "asks", "branches", "controls", "deleted", "floor", "inputs", "leases", "meta", "notices", "offline",
+        "presence", "runs", "sequence", "session", "skipped", "state",
     )  # fmt: skip
 
     def __init__(self, session: str) -> None:
