@@ -23,8 +23,8 @@ from orchestrator_free.gateway.openapi import body, operation, query
 from orchestrator_free.gateway.resource import Resource
 from orchestrator_free.gateway.teller import Teller
 from orchestrator_free.gateway.transport import Head
-from orchestrator_free.projections.aisdk import MessageStream, Profile, ui_messages
-from orchestrator_free.projections.answer import Answer, answers
+from orchestrator_free.projections.aisdk import KEY, MessageStream, Profile, ui_messages
+from orchestrator_free.projections.answer import Answer, answers, shown
 from orchestrator_free.session import Session
 from orchestrator_free.subjects import ALL, TOKEN, check_name
 
@@ -101,16 +101,46 @@ class Chat(Resource):
         name = check_name("id", said.id if said.id is not None else _made_up(said.messages))
         session = await self.begun(name, member)
         cursor, sender, input = await self._say(session, member, said)
-        return await self._tell(request, session.id, sender, input, cursor)
+        approving = said.messages[-1].get("role") == "assistant"
+        return await self._tell(request, session.id, sender, input, cursor, approving=approving)
 
     async def _say(self, session: Session, member: str, said: ChatBody) -> tuple[str, str, str]:
         """Append what is new; return the cursor from which to tell, and whose input is answered."""
         last = said.messages[-1]
-        if last.get("role") == "user" and said.trigger == "submit-message":
-            text, data = _content(last)
-            sent = await session.send(text, to=said.to, data=data, id=_input_id(last))
-            return "", member, sent.input
-        raise InvalidInput("messages: the last one has to be the user's; nothing was sent")
+        if last.get("role") == "assistant" and said.trigger == "submit-message":
+            return await self._approve(session, last)
+        user = next((one for one in reversed(said.messages) if one.get("role") == "user"), None)
+        if user is None or (user is not last and said.trigger == "submit-message"):
+            raise InvalidInput("messages: the last one has to be the user's, or answer an approval; nothing was sent")
+        text, data = _content(user)
+        id = _input_id(user)
+        if said.trigger == "regenerate-message":
+            sent = await session.branches.regenerate(f"{member}/{id}")
+        elif said.message is not None and id is not None:
+            new = hashlib.sha256(orjson.dumps([id, text])).hexdigest()[:32]
+            sent = await session.branches.edit(f"{member}/{id}", text, data=data, id=new)
+        else:
+            sent = await session.send(text, to=said.to, data=data, id=id)
+        return "", member, sent.input
+
+    async def _approve(self, session: Session, message: dict[str, Any]) -> tuple[str, str, str]:
+        """Take what a person decided about the approvals in a message; go on where its stream ended."""
+        answered = [part["approval"] for part in message.get("parts", []) if _decided(part)]
+        if not answered:
+            raise InvalidInput("messages: the last one has to be the user's, or answer an approval; nothing was sent")
+        channel = await self.caught_up(session.id)
+        for approval in answered:
+            if (ask := channel.fold.asks.found.get(approval["id"])) is not None and ask["status"] == "open":
+                value = "approve" if approval["approved"] else "deny"
+                await session.asks.answer(approval["id"], value, str(approval.get("reason") or ""))
+        run = str(message.get("id", "")).removeprefix("msg-")
+        found = _asked(channel.fold, run)
+        if found is None:
+            raise HTTPException(404, "this chat has no such answer")
+        about = message.get("metadata")
+        durable = about.get(KEY) if isinstance(about, dict) else None
+        cursor = durable.get("cursor", "") if isinstance(durable, dict) else ""
+        return str(cursor), *found
 
     # -- streaming ----------------------------------------------------------------------------------------------
 
@@ -124,14 +154,17 @@ class Chat(Resource):
             return Response(status_code=204)
         return await self._tell(request, name, *found, cursor)
 
-    async def _tell(self, request: Request, session: str, sender: str, input: str, cursor: str) -> FeedResponse:
+    async def _tell(
+        self, request: Request, session: str, sender: str, input: str, cursor: str, *, approving: bool = False
+    ) -> FeedResponse:
         channel = await self.caught_up(session)
-        stream = MessageStream(session, sender, input, profile=_profile(request), cursor=cursor)
+        profile = _profile(request)
+        stream = MessageStream(session, sender, input, profile=profile, cursor=cursor, approving=approving)
 
         def tell() -> tuple[bytes, bool]:
             chunks = list(stream.advance(channel.fold))
             frames = b"".join(_frame(place, chunk) for place, chunk in chunks)
-            return frames + (b"data: [DONE]\n\n" if stream.answer.ended else b""), stream.answer.ended
+            return frames + (b"data: [DONE]\n\n" if stream.ended else b""), stream.ended
 
         place = f"{session}{_RUN_MARK}{stream.answer.run}"
         more = (("x-workflow-run-id", place), ("x-stream-url", f"/api/chat/{place}/stream"))
@@ -151,7 +184,7 @@ class Chat(Resource):
     async def messages(self, request: Request) -> Response:
         """Return the conversation; an answer in the making is left to its stream."""
         channel = await self.caught_up(check_name("session", request.path_params["session"]))
-        found = ui_messages(channel.fold, answers(channel.fold), profile=_profile(request))
+        found = ui_messages(channel.fold, profile=_profile(request))
         return json_answer(found, 200, **{"cache-control": "no-cache"})
 
 
@@ -188,17 +221,27 @@ def _input_id(message: dict[str, Any]) -> str | None:
     return text if TOKEN.fullmatch(text) else hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def _decided(part: Any) -> bool:
+    """Whether a part says what a person decided about an approval."""
+    approval = part.get("approval") if isinstance(part, dict) else None
+    return (
+        isinstance(approval, dict)
+        and isinstance(approval.get("id"), str)
+        and isinstance(approval.get("approved"), bool)
+    )
+
+
 def _made_up(messages: list[dict[str, Any]]) -> str:
     """Return the chat of a transport that names none: it is told by its first message."""
     return "chat-" + hashlib.sha256(orjson.dumps(messages[0])).hexdigest()[:24]
 
 
 def _asked(fold: Fold, run: str) -> tuple[str, str] | None:
-    """Return whose input is answered: of the run that is named, or the last one."""
-    found = answers(fold)
+    """Return whose input is answered: of the run that is named, or the last one of the branch that is shown."""
     if run:
-        named = [one for one in found if Answer(*one).run == run]
+        named = [one for one in answers(fold) if Answer(*one).run == run]
         if not named:
             raise HTTPException(404, "this chat has no such answer")
         return named[0]
+    found = shown(fold)
     return found[-1] if found else None

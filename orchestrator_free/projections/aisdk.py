@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Final, Literal
 
 from orchestrator_free.fold import Fold, RunFold, View
-from orchestrator_free.projections.answer import Answer, Step
+from orchestrator_free.projections.answer import Answer, Step, shown
 from orchestrator_free.subjects import run_id
 
 Chunk = dict[str, Any]
@@ -24,7 +24,16 @@ KEY: Final = "durable"
 class MessageStream:
     """One answer as chunks for one client."""
 
-    def __init__(self, session: str, sender: str, input: str, *, profile: Profile = 5, cursor: str = "") -> None:
+    def __init__(
+        self,
+        session: str,
+        sender: str,
+        input: str,
+        *,
+        profile: Profile = 5,
+        cursor: str = "",
+        approving: bool = False,
+    ) -> None:
         """Begin, or go on behind a cursor.
 
         Args:
@@ -33,22 +42,47 @@ class MessageStream:
             input: which.
             profile: major version of the SDK that the client has.
             cursor: from the `id:` of a frame; the client has everything up to it.
+            approving: it goes on after a person has approved something: a new stream of the same message.
         """
+        self._approving = approving
+        self._texts: dict[str, str] = {}  # part -> its id in this stream
         self.answer = Answer(sender, input, cursor)
         self._session = session
         self._profile = profile
-        self._begun = bool(cursor)
+        self._again = bool(cursor)
+        self._begun = False
+        self._paused = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stream is to end: everything was told, or it is the person's turn to approve."""
+        return self.answer.ended or self._paused
 
     def advance(self, fold: Fold) -> Iterator[tuple[str, Chunk]]:
         """Yield (cursor behind it, chunk) of what is new."""
+        if self._paused:
+            return
         if not self._begun:
             self._begun = True
-            yield "0", {"type": "start", "messageId": message_id(self.answer.run)}
+            # A client that goes on has its start, but one that answers an approval begins a new stream of the message.
+            if not self._again or self._approving:
+                yield "0", {"type": "start", "messageId": message_id(self.answer.run)}
         for step in self.answer.advance(fold):
             chunks = self._chunks(fold, step)
             for number, chunk in enumerate(chunks, 1):
                 # Behind a step of several chunks only the last has the cursor: the others are repeated, harmlessly.
                 yield (self.answer.cursor if number == len(chunks) else ""), chunk
+        if self._profile > 5 and not self.answer.ended and self._is_persons_turn(fold):
+            self._paused = True
+            about = {"run": self.answer.run, "cursor": self.answer.cursor}
+            yield self.answer.cursor, {"type": "finish", "messageMetadata": {KEY: about}}
+
+    def _is_persons_turn(self, fold: Fold) -> bool:
+        """Whether all that is open waits for approvals: clients say what was decided when the stream has ended."""
+        members = [run for run in self.answer.members(fold) if run.open and not run.cancelled]
+        asks = [ask for ask in fold.asks.found.values() if ask["about"] == "approval" and ask["status"] == "open"]
+        approving = {(ask["run"]["agent"], ask["run"]["run"]) for ask in asks if ask["run"]}
+        return bool(members) and all((run.agent, run.run) in approving and run.waiting for run in members)
 
     def _chunks(self, fold: Fold, step: Step) -> list[Chunk]:
         run = step.run
@@ -58,13 +92,25 @@ class MessageStream:
             case "run.began" | "run.changed" | "run.ended":
                 return [agent_part(run)]
             case "text.began" | "text.grew" | "text.ended":
-                return [_text(run, step)]
+                return self._text(run, step)
             case "tool.began" | "tool.grew" | "tool.called" | "tool.output" | "tool.ended":
                 return [_tool(run, step)]
             case "ask":
                 return self._ask(step)
             case _:
                 return _whole(self._session, step)
+
+    def _text(self, run: RunFold, step: Step) -> list[Chunk]:
+        """Tell a text; what was begun in the stream before the approval goes on as a part of its own."""
+        if step.kind == "text.began":
+            self._texts[step.key] = step.key
+        if self._approving and step.key not in self._texts:
+            if step.kind == "text.ended":
+                return []
+            self._texts[step.key] = f"{step.key}.more"
+            begun = step._replace(kind="text.began", key=self._texts[step.key])
+            return [_text(run, begun), _text(run, step._replace(key=begun.key))]
+        return [_text(run, step._replace(key=self._texts.get(step.key, step.key)))]
 
     def _ask(self, step: Step) -> list[Chunk]:
         ask = step.part
@@ -198,27 +244,35 @@ def _usage(runs: list[RunFold]) -> dict[str, float]:
 # -- messages -----------------------------------------------------------------------------------------------------
 
 
-def ui_messages(fold: Fold, asked: list[tuple[str, str]], *, profile: Profile = 5) -> list[dict[str, Any]]:
-    """Return a conversation as UI messages: each input, and its answer if that is complete.
+def ui_messages(fold: Fold, *, profile: Profile = 5) -> list[dict[str, Any]]:
+    """Return the conversation of the selected branch as UI messages: each input, its answer, and what people noted.
 
     An answer in the making is left out: the client that resumes gets it whole by its stream.
 
     Args:
         fold: the session.
-        asked: (sender, input) of what is shown, in order.
         profile: as of `MessageStream`.
     """
+    path = shown(fold)
+    notes = [entry for entry in fold.inputs.values() if entry["note"] and not entry["whisper"]]
     found: list[dict[str, Any]] = []
-    for sender, input in asked:
+    for sender, input in path:
         entry = next(one for one in fold.inputs.values() if (one["from"], one["input"]) == (sender, input))
-        found.append({
-            "id": input, "role": "user", "metadata": {KEY: {"from": sender, "to": entry["to"], "time": entry["time"]}},
-            "parts": [{"type": "text", "text": entry["text"]}],
-        })  # fmt: skip
-        stream = MessageStream(fold.session, sender, input, profile=profile)
+        found.append(_said(entry, "user"))
+        stream = MessageStream(fold.session, sender, input, profile=5)
         if stream.answer.complete(fold):
+            stream = MessageStream(fold.session, sender, input, profile=profile)
             found.append(_message(run_id(sender, input), [chunk for _, chunk in stream.advance(fold)]))
+        here = {"from": sender, "input": input}
+        found += [_said(note, "assistant") for note in notes if note["after"] == here]
     return found
+
+
+def _said(entry: View, role: str) -> dict[str, Any]:
+    """Return what somebody said as a message; a person who serves speaks as the assistant does."""
+    about = {"from": entry["from"], "to": entry["to"], "time": entry["time"]}
+    parts = [{"type": "text", "text": entry["text"]}]
+    return {"id": entry["input"], "role": role, "metadata": {KEY: about}, "parts": parts}
 
 
 def _message(run: str, chunks: list[Chunk]) -> dict[str, Any]:

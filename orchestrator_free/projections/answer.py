@@ -18,7 +18,7 @@ import orjson
 
 from orchestrator_free.errors import InvalidPosition
 from orchestrator_free.fold import Fold, RunFold, View
-from orchestrator_free.subjects import ALL, run_id
+from orchestrator_free.subjects import run_id
 
 #: how much of a part was told
 _NOTHING, _BEGUN, _CALLED, _ENDED = range(4)
@@ -293,8 +293,7 @@ def answers(fold: Fold) -> list[tuple[str, str]]:
     return list(dict.fromkeys((entry["from"], entry["input"]) for entry in ordered))
 
 
-def targets(fold: Fold, sender: str, input: str) -> list[str]:
-    """Return whom an input went to; `all` where nobody is named."""
-    return [entry["to"] for entry in fold.inputs.values() if (entry["from"], entry["input"]) == (sender, input)] or [
-        ALL
-    ]
+def shown(fold: Fold) -> list[tuple[str, str]]:
+    """Return (sender, input) of what the selected branch asks, in order."""
+    found = (key.partition("/") for key in fold.branches.path())
+    return [(sender, input) for sender, _, input in found]

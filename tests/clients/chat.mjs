@@ -3,7 +3,7 @@
 import { createInterface } from "node:readline";
 
 const [version, api, id] = process.argv.slice(2);
-const { AbstractChat, DefaultChatTransport } = await import(version);
+const { AbstractChat, DefaultChatTransport, lastAssistantMessageIsCompleteWithApprovalResponses } = await import(version);
 
 class State {
   status = "ready";
@@ -25,7 +25,8 @@ class Chat extends AbstractChat {
 
 const say = (what) => console.log(JSON.stringify(what));
 const transport = new DefaultChatTransport({ api });
-const chat = new Chat({ id, transport, onError: (error) => say({ error: String(error) }) });
+const sendAutomaticallyWhen = lastAssistantMessageIsCompleteWithApprovalResponses;
+const chat = new Chat({ id, transport, sendAutomaticallyWhen, onError: (error) => say({ error: String(error) }) });
 
 const commands = {
   send: async (text) => { await chat.sendMessage({ text }); },
@@ -33,6 +34,11 @@ const commands = {
   load: async (url) => { chat.messages = await (await fetch(url)).json(); },
   stop: async () => { await chat.stop(); },
   regenerate: async () => { await chat.regenerate(); },
+  edit: async (messageId, text) => { await chat.sendMessage({ text, messageId }); },
+  approve: async (id, approved) => {
+    await chat.addToolApprovalResponse({ id, approved });
+    while (chat.status !== "ready" && chat.status !== "error") await new Promise((resolve) => setTimeout(resolve, 20));
+  },
 };
 
 for await (const line of createInterface({ input: process.stdin })) {

@@ -72,8 +72,8 @@ async def running(folder: Path, script: str, *arguments: str) -> AsyncIterator[A
 @pytest.fixture
 def app(gateway: Any, clients: Path) -> Callable[..., Any]:
     """Start an app: `async with app("ai5", chat) as tab:`."""
-    return lambda version, chat: running(
-        clients, "chat.mjs", version, f"http://127.0.0.1:{gateway.port}/api/chat", chat
+    return lambda version, chat, query="": running(
+        clients, "chat.mjs", version, f"http://127.0.0.1:{gateway.port}/api/chat{query}", chat
     )
 
 
@@ -192,6 +192,50 @@ async def test_a_stream_goes_on_exactly_behind_any_frame_at_any_gateway(
 
     assert len(texts) > 5
     assert set(texts) == {WHOLE}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_regenerating_and_editing_make_branches_and_the_history_follows(
+    app: Any, gateway: Any, chat: str, version: str
+) -> None:
+    """The app shows what it replaced as replaced; a reload shows the same; the log keeps every sibling."""
+    async with app(version, chat) as tab:
+        first = await tab.do("send", "one")
+        again = await tab.do("regenerate")
+        edited = await tab.do("edit", first["messages"][0]["id"], "two")
+    history = (await gateway.http.get(f"/api/chat/{chat}/messages")).json()
+    view = (await gateway.http.get(f"/sessions/{chat}")).json()
+
+    assert [text_of(message) for message in again["messages"]] == ["one", WHOLE]
+    assert again["messages"][1]["id"] != first["messages"][1]["id"]
+    assert [text_of(message) for message in edited["messages"]] == ["two", WHOLE]
+    assert [text_of(message) for message in history] == ["two", WHOLE]
+    assert [(entry["text"], entry["siblings"]) for entry in view["inputs"]] == [("one", 3), ("one", 3), ("two", 3)]
+
+
+@pytest.mark.parametrize(("version", "approved"), [("ai6", True), ("ai7", True), ("ai7", False)])
+async def test_an_approval_is_asked_and_answered_in_the_app(
+    app: Any, ann: Broker, programs: Any, fresh: Callable[[str], str], version: str, approved: bool
+) -> None:
+    """The stream ends where it is the person's turn, and the same message goes on with what was decided."""
+    name, agent = fresh("chat"), fresh("agent")
+    programs.agent(agent, """
+await run.text("May I? ")
+decision = await run.approve("Delete it?", data={"file": "a"})
+await run.text("Yes." if decision else "No.")
+""")  # fmt: skip
+    await ann.session(name).create(agents=[agent])
+    async with app(f"{version}", f"{name}", query=f"?ai_sdk={version[2:]}") as tab:
+        asked = await tab.do("send", "hello")
+        tool = next(part for part in asked["messages"][1]["parts"] if part["type"] == "dynamic-tool")
+        told = await tab.do("approve", tool["approval"]["id"], approved)
+        assert "messages" in told, (told, asked)
+
+    tool = next(part for part in told["messages"][1]["parts"] if part["type"] == "dynamic-tool")
+    assert len(told["messages"]) == 2
+    assert text_of(asked["messages"][1]) == "May I? "
+    assert text_of(told["messages"][1]) == "May I? " + ("Yes." if approved else "No.")
+    assert tool["state"] == ("output-available" if approved else "output-denied")
 
 
 async def test_what_cannot_be_a_chat_is_refused_clearly(gateway: Any, fresh: Callable[[str], str]) -> None:
