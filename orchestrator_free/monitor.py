@@ -27,6 +27,7 @@ from orchestrator_free.lag import LagRow, agent_of, lag_table, living_replicas, 
 from orchestrator_free.members import excuse_of, watchers_of
 from orchestrator_free.metrics import Metrics, serve_lag
 from orchestrator_free.subjects import ALL, ROOT, Address, address, input_filters, parse, run_id
+from orchestrator_free.turns import meant
 
 __all__ = ["LagRow", "Monitor", "MonitorSettings", "lag_table", "serve_lag"]
 
@@ -259,7 +260,7 @@ class Monitor:
             where = parse(message.subject)
             if where is None or not message.payload or where.shard != self._log.shard(where.session):
                 continue  # an agent skips them, too
-            if not _is_replayed(message.payload):
+            if not _is_aside(message.payload):
                 found.append(_Owed(where, message.sequence, message.time))
         return found
 
@@ -316,11 +317,9 @@ class Monitor:
 
     async def _still_owed(self, session: str, agent: str, owed: Sequence[_Owed]) -> list[_Owed]:
         """Return those that are meant for the agent, are still there, and whose run is not finished."""
-        found = list(owed)
-        if any(one.where.target == ALL for one in found):
-            agents = (await self._broker.session(session).meta())["agents"]
-            if agents and agent not in agents:
-                found = [one for one in found if one.where.target != ALL]
+        everybody = {one.sequence for one in owed if one.where.target == ALL}
+        theirs = everybody - await meant(self._broker.session(session), agent, everybody)
+        found = [one for one in owed if one.sequence not in theirs]
         if not found:
             return []
         subjects = [subject for one in found for subject in (str(one.where), one.run_subject(agent))]
@@ -381,9 +380,9 @@ def _passed(cursor: int, messages: Sequence[Message], stream: _Shard) -> int:
     return max(cursor, stream.before, messages[-1].sequence if messages else 0)
 
 
-def _is_replayed(payload: bytes) -> bool:
+def _is_aside(payload: bytes) -> bool:
     try:
-        return b'"replayed"' in payload and bool(decode(payload).get("replayed"))
+        return any(f'"{mark}"'.encode() in payload and decode(payload).get(mark) for mark in ("replayed", "note"))
     except InvalidEvent:
         return False
 

@@ -231,7 +231,7 @@ async def test_a_new_input_to_an_offline_agent_is_answered_again(ann: Broker) ->
 
 
 async def test_only_work_that_is_really_owed_counts(ann: Broker) -> None:
-    """Finished runs, imported history and inputs to all that are meant for others make nobody offline."""
+    """Finished runs, imported history, notes and inputs to all that are meant for others make nobody offline."""
 
     await connected_once(ann, "worker")
     await connected_once(ann, "other")
@@ -240,6 +240,8 @@ async def test_only_work_that_is_really_owed_counts(ann: Broker) -> None:
     await publish(finished, "worker", f"run.{sent.run}", type="run.started", attempt=1, input=f"ann/{sent.input}")
     await publish(finished, "worker", f"run.{sent.run}", type="run.finished", status="done")
     await publish(replayed, "ann", "in.worker.i1", type="input", text="long ago", replayed=True)
+    await replayed.send("to be read by a customer", to="nobody", note=True)
+    await replayed.send("to be read", to="worker", note=True)
     await others.create(agents=["other"])
     await others.send("not for worker", to="all")
     await meant.create(agents=["worker"])

@@ -99,6 +99,13 @@ class Desk:
             serving.cancel()
             watching.cancel()
 
+    async def stay(self) -> None:
+        """Work until the input ends, and name the first thing that went wrong if something did."""
+        try:
+            await self.sit()
+        except* OrchestratorFreeError as group:
+            raise _first(group) from None
+
     async def _go_on(self) -> None:
         """Enter the session whose floor this person has already: an earlier desk went away."""
         mine = [(state.revision, name) for name, state in self._floors.items() if state.holder == self._me]
@@ -343,6 +350,11 @@ class Desk:
         self._prompt.label = "> "
 
 
+def _first(group: BaseExceptionGroup[OrchestratorFreeError]) -> OrchestratorFreeError:
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
+
+
 def desk(
     name: Annotated[str, typer.Option("--as", help="Who you are; inputs to this name wait for you.")],
 ) -> None:
@@ -351,6 +363,6 @@ def desk(
     async def work() -> None:
         async with reach.connect(check_name("--as", name)) as broker:
             with Prompt(out) as prompt:
-                await Desk(broker, prompt).sit()
+                await Desk(broker, prompt).stay()
 
     run(work(), endless=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator_free import Broker
+from orchestrator_free.monitor import Monitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -210,9 +211,9 @@ async def test_a_supervisor_watches_whispers_and_takes_over(
 
 
 async def test_a_desk_that_is_killed_goes_on_when_it_is_back(
-    session: Session, helper: str, sit: Any, fresh: Any, eventually: Any
+    ann: Broker, session: Session, helper: str, sit: Any, fresh: Any, eventually: Any
 ) -> None:
-    """SIGKILL with an input waiting: the next desk of that name is in the session again and answers it, once."""
+    """SIGKILL with an input waiting: everybody sees that it is gone; the next desk of that name is in the session again and answers it, once."""
     name = fresh("ann")
     first = sit(name)
     await eventually(lambda: "is at the desk" in first.output, 40)
@@ -225,8 +226,15 @@ async def test_a_desk_that_is_killed_goes_on_when_it_is_back(
     async def waits() -> Any:
         return run_of(await session.view(), name, asked.run).get("waiting")
 
+    async def away() -> Any:
+        view = await session.view()
+        seen = [agent["status"] for agent in view["agents"] if agent["agent"] == name]
+        return seen == ["offline"] and run_of(view, name, asked.run)
+
     waiting = await eventually(waits, 40)
-    first.kill()
+    async with Monitor(ann):
+        first.kill()
+        lost = await eventually(away, 40)
     second = sit(name)
     await eventually(lambda: "── so far ──" in second.output and "Still there?" in second.output, 40)
 
@@ -239,6 +247,7 @@ async def test_a_desk_that_is_killed_goes_on_when_it_is_back(
     answer = await session.result(name, asked.run, timeout=40)
 
     assert waiting["reason"] == "person"
+    assert lost["status"] == "lost"
     assert (answer["status"], answer["attempt"]) == ("done", 2)
     assert [part["text"] for part in answer["parts"]] == ["I am back."]
 
