@@ -18,6 +18,7 @@ import pytest
 from orchestrator_free import Agent, Broker, Run, connect, contract
 from orchestrator_free.errors import BrokerError, PermissionDenied
 from orchestrator_free.events import encode
+from orchestrator_free.floors import FloorWatch
 from orchestrator_free.monitor import Monitor
 from orchestrator_free.notify import Notifier, NotifierSettings, Webhook, WebhookSettings
 from orchestrator_free.runwriter import INLINE_LIMIT
@@ -281,6 +282,32 @@ async def test_an_agent_says_of_itself_that_it_is_away_and_of_nobody_else(place:
         with pytest.raises(PermissionDenied):
             await Broker(broker.log, "critic").session("s1").presence.set("away")
     assert [(name, one["status"], one["reason"]) for name, one in said.items()] == [("outliner", "away", "maintenance")]
+
+
+async def test_the_floor_is_taken_under_ones_own_name_only(place: Place) -> None:
+    """What a desk needs works under the agent's role: floors of all sessions, accept, note, whisper, brief, give back."""
+    async with place.connect("gateway") as gateway, place.connect("outliner") as desk:
+        ann = Broker(gateway.log, "ann").session("s1")
+        await ann.create(agents=["critic"])
+        await ann.floor.request("outliner", reason="please")
+        seen: list[Any] = []
+        watch = FloorWatch(desk, lambda name, state: seen.append((name, state.step)))
+        watching = asyncio.create_task(watch.run())
+        async with asyncio.timeout(20):
+            await watch.scanned.wait()
+        session = desk.session("s1")
+        await session.floor.accept()
+        await session.send("Hello", to="ann", note=True)
+        await session.send("Is it in stock?", to="critic", whisper=True)
+        about = await session.brief()
+        with pytest.raises(PermissionDenied):
+            await Broker(desk.log, "critic").session("s1").floor.take()
+        await session.floor.give_back()
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+    assert seen[0] == ("s1", "request")
+    assert about["floor"]["holder"] == "outliner"
 
 
 async def test_an_observer_reads_everything_and_writes_nothing(place: Place) -> None:
