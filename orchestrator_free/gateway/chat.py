@@ -13,13 +13,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
-from orchestrator_free.errors import InvalidInput
+from orchestrator_free.errors import InvalidInput, OrchestratorFreeError
 from orchestrator_free.fold import Fold
 from orchestrator_free.gateway.bodies import json_answer, read_body
+from orchestrator_free.gateway.chat_socket import ChatSocket
 from orchestrator_free.gateway.fallback import FeedResponse
 from orchestrator_free.gateway.openapi import body, operation, query
+from orchestrator_free.gateway.problems import on_error
 from orchestrator_free.gateway.resource import Resource
 from orchestrator_free.gateway.teller import Teller
 from orchestrator_free.gateway.transport import Head
@@ -55,10 +58,11 @@ class ChatBody(BaseModel):
 class Chat(Resource):
     """The routes of the AI SDK."""
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[BaseRoute]:
         """Return the routes."""
         return [
             Route("/api/chat", self.post, methods=["POST"]),
+            WebSocketRoute("/api/chat/socket", self.socket),
             Route("/api/chat/{session}/stream", self.stream, methods=["GET"]),
             Route("/api/chat/{session}/stop", self.stop, methods=["POST"]),
             Route("/api/chat/{session}/messages", self.messages, methods=["GET"]),
@@ -100,11 +104,11 @@ class Chat(Resource):
         member = check_name("member", request.query_params.get("member", "user"))
         name = check_name("id", said.id if said.id is not None else _made_up(said.messages))
         session = await self.begun(name, member)
-        cursor, sender, input = await self._say(session, member, said)
+        cursor, sender, input = await self.say(session, member, said)
         approving = said.messages[-1].get("role") == "assistant"
         return await self._tell(request, session.id, sender, input, cursor, approving=approving)
 
-    async def _say(self, session: Session, member: str, said: ChatBody) -> tuple[str, str, str]:
+    async def say(self, session: Session, member: str, said: ChatBody) -> tuple[str, str, str]:
         """Append what is new; return the cursor from which to tell, and whose input is answered."""
         last = said.messages[-1]
         if last.get("role") == "assistant" and said.trigger == "submit-message":
@@ -134,7 +138,7 @@ class Chat(Resource):
                 value = "approve" if approval["approved"] else "deny"
                 await session.asks.answer(approval["id"], value, str(approval.get("reason") or ""))
         run = str(message.get("id", "")).removeprefix("msg-")
-        found = _asked(channel.fold, run)
+        found = self.asked(channel.fold, run)
         if found is None:
             raise HTTPException(404, "this chat has no such answer")
         about = message.get("metadata")
@@ -142,13 +146,22 @@ class Chat(Resource):
         cursor = durable.get("cursor", "") if isinstance(durable, dict) else ""
         return str(cursor), *found
 
+    @staticmethod
+    def body(value: Any) -> ChatBody:
+        """Return a request's body from JSON, checked.
+
+        Raises:
+            ValidationError: a wrong field.
+        """
+        return ChatBody.model_validate(value)
+
     # -- streaming ----------------------------------------------------------------------------------------------
 
     async def stream(self, request: Request) -> Any:
         """Stream the answer in the making; 204 if there is none."""
         name, _, run = request.path_params["session"].partition(_RUN_MARK)
         channel = await self.caught_up(check_name("session", name))
-        found = _asked(channel.fold, run)
+        found = self.asked(channel.fold, run)
         cursor = request.headers.get("last-event-id", "")
         if found is None or (not run and not cursor and Answer(*found).complete(channel.fold)):
             return Response(status_code=204)
@@ -170,6 +183,25 @@ class Chat(Resource):
         more = (("x-workflow-run-id", place), ("x-stream-url", f"/api/chat/{place}/stream"))
         teller = Teller(channel, tell, sender)
         return FeedResponse(Head(_HEADERS + more), teller, lambda feed: teller.begin(feed, b": stream-open\n\n"))
+
+    def asked(self, fold: Fold, run: str) -> tuple[str, str] | None:
+        """Return whose input is answered: of the run that is named, or the last one of the branch that is shown."""
+        if run:
+            named = [one for one in answers(fold) if Answer(*one).run == run]
+            if not named:
+                raise HTTPException(404, "this chat has no such answer")
+            return named[0]
+        found = shown(fold)
+        return found[-1] if found else None
+
+    async def socket(self, websocket: WebSocket) -> None:
+        """Serve a `WebSocketChatTransport`."""
+        try:
+            client = ChatSocket(self, websocket)
+        except OrchestratorFreeError as error:
+            await websocket.send_denial_response(await on_error(websocket, error))
+            return
+        await client.serve()
 
     # -- stopping and history -----------------------------------------------------------------------------------
 
@@ -234,14 +266,3 @@ def _decided(part: Any) -> bool:
 def _made_up(messages: list[dict[str, Any]]) -> str:
     """Return the chat of a transport that names none: it is told by its first message."""
     return "chat-" + hashlib.sha256(orjson.dumps(messages[0])).hexdigest()[:24]
-
-
-def _asked(fold: Fold, run: str) -> tuple[str, str] | None:
-    """Return whose input is answered: of the run that is named, or the last one of the branch that is shown."""
-    if run:
-        named = [one for one in answers(fold) if Answer(*one).run == run]
-        if not named:
-            raise HTTPException(404, "this chat has no such answer")
-        return named[0]
-    found = shown(fold)
-    return found[-1] if found else None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
-from starlette.routing import Route
+from starlette.routing import BaseRoute
 
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import SessionExists, SessionNotFound
@@ -25,7 +26,7 @@ class Resource:
         self.broker = broker
         self.hub = hub
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> Sequence[BaseRoute]:
         """Return the routes."""
         raise NotImplementedError
 

@@ -24,7 +24,9 @@ class Chat extends AbstractChat {
 }
 
 const say = (what) => console.log(JSON.stringify(what));
-const transport = new DefaultChatTransport({ api });
+const transport = api.startsWith("ws:")
+  ? new (await import(version)).WebSocketChatTransport({ url: api, webSocket: (await import("ws")).default })
+  : new DefaultChatTransport({ api });
 const sendAutomaticallyWhen = lastAssistantMessageIsCompleteWithApprovalResponses;
 const chat = new Chat({ id, transport, sendAutomaticallyWhen, onError: (error) => say({ error: String(error) }) });
 

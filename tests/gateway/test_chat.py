@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -72,8 +74,8 @@ async def running(folder: Path, script: str, *arguments: str) -> AsyncIterator[A
 @pytest.fixture
 def app(gateway: Any, clients: Path) -> Callable[..., Any]:
     """Start an app: `async with app("ai5", chat) as tab:`."""
-    return lambda version, chat, query="": running(
-        clients, "chat.mjs", version, f"http://127.0.0.1:{gateway.port}/api/chat{query}", chat
+    return lambda version, chat, query="", scheme="http": running(
+        clients, "chat.mjs", version, f"{scheme}://127.0.0.1:{gateway.port}/api/chat{query}", chat
     )
 
 
@@ -236,6 +238,50 @@ await run.text("Yes." if decision else "No.")
     assert text_of(asked["messages"][1]) == "May I? "
     assert text_of(told["messages"][1]) == "May I? " + ("Yes." if approved else "No.")
     assert tool["state"] == ("output-available" if approved else "output-denied")
+
+
+async def test_the_websocket_transport_streams_resumes_and_its_abort_cancels(
+    app: Any, ann: Broker, chat: str, eventually: Any
+) -> None:
+    """Stock `WebSocketChatTransport`: going away cancels nothing, a stop does, for everybody."""
+    async with app("ai7", chat, query="/socket", scheme="ws") as first:
+        whole = await first.do("send", "one")
+        first.begin("begin", "send", "two")
+        while not text_of((await first.do("show"))["messages"][-1]).startswith("w0 w1 "):
+            pass
+    async with app("ai7", chat, query="/socket", scheme="ws") as second:
+        resumed = await second.do("resume")
+        nothing = await second.do("resume")
+        second.begin("begin", "send", "three")
+        while not text_of((await second.do("show"))["messages"][-1]).startswith("w0 w1 "):
+            pass
+        await second.do("stop")
+
+    async def cancelled() -> bool:
+        return [run["status"] for run in (await ann.session(chat).view())["agents"][0]["runs"]][2:] == ["cancelled"]
+
+    assert text_of(whole["messages"][1]) == WHOLE
+    assert text_of(resumed["messages"][0]) == WHOLE
+    assert nothing["messages"] == resumed["messages"]
+    await eventually(cancelled)
+
+
+async def test_wrong_frames_on_the_websocket_are_told_under_their_request(gateway: Any, chat: str) -> None:
+    """Unknown types, chats that cannot be, messages that are none; what is no frame closes the socket."""
+    async with connect(f"ws://127.0.0.1:{gateway.port}/api/chat/socket") as socket:
+
+        async def told(**frame: Any) -> dict[str, Any]:
+            await socket.send(json.dumps({"requestId": "r"} | frame))
+            return dict(json.loads(await asyncio.wait_for(socket.recv(), 20)))
+
+        assert (await told(type="dance"))["errorText"].startswith("type: 'dance'")
+        assert (await told(type="send", id="a b", messages=[{}]))["type"] == "error"
+        assert (await told(type="send", id=chat, messages="x"))["errorText"].startswith("messages")
+        assert (await told(type="resume", id=f"{chat}-no"))["type"] == "error"
+        assert (await told(type="resume", id=chat))["type"] == "no-active"
+        await socket.send("no json")
+        with pytest.raises(ConnectionClosed):
+            await asyncio.wait_for(socket.recv(), 20)
 
 
 async def test_what_cannot_be_a_chat_is_refused_clearly(gateway: Any, fresh: Callable[[str], str]) -> None:

@@ -1,0 +1,140 @@
+"""`/api/chat/socket`: the wire of the AI SDK's `WebSocketChatTransport` (npm `ai` 7), several answers over one socket.
+
+It is the one stock transport that says when a person stops: its `abort` cancels, its going away does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from pydantic import ValidationError
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from orchestrator_free.errors import InvalidInput, OrchestratorFreeError
+from orchestrator_free.gateway.attendance import visit_by
+from orchestrator_free.gateway.websocket import RESTART
+from orchestrator_free.projections.aisdk import MessageStream
+from orchestrator_free.projections.answer import Answer
+from orchestrator_free.subjects import ALL, check_name
+from orchestrator_free.vocabulary import explain
+
+if TYPE_CHECKING:
+    from orchestrator_free.gateway.chat import Chat
+
+Frame = dict[str, Any]
+
+
+class ChatSocket:
+    """One client's socket."""
+
+    def __init__(self, chat: Chat, websocket: WebSocket) -> None:
+        self._chat = chat
+        self._websocket = websocket
+        self._member = check_name("member", websocket.query_params.get("member", "user"))
+        self._requests: dict[str, asyncio.Task[None]] = {}
+        self._answers: dict[str, tuple[str, str]] = {}
+        self.visit = visit_by(self._member)
+
+    async def serve(self) -> None:
+        """Answer frames until the client goes."""
+        await self._websocket.accept()
+        try:
+            while True:
+                await self._take(await self._websocket.receive_text())
+        except WebSocketDisconnect:
+            return
+        finally:
+            for task in self._requests.values():
+                task.cancel()
+            await asyncio.gather(*self._requests.values(), return_exceptions=True)
+
+    async def _take(self, text: str) -> None:
+        try:
+            frame = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            frame = None
+        request = frame.get("requestId") if isinstance(frame, dict) else None
+        if not isinstance(request, str):
+            await self._websocket.close(1003, "frames are JSON objects with a requestId")
+            return
+        if frame.get("type") == "abort":
+            await self._abort(request)
+            return
+        task = asyncio.create_task(self._guarded(request, frame), name=f"chat {request}")
+        self._requests[request] = task
+        task.add_done_callback(lambda _: self._requests.pop(request, None))
+
+    async def _guarded(self, request: str, frame: Frame) -> None:
+        """Do what a frame asks for; what is wrong with it is told under its request."""
+        with contextlib.suppress(WebSocketDisconnect):
+            try:
+                match frame.get("type"):
+                    case "send":
+                        await self._say(request, frame)
+                    case "resume":
+                        await self._resume(request, frame)
+                    case other:
+                        raise InvalidInput(f"type: {str(other)[:40]!r} is unknown; there are send, resume and abort")
+            except OrchestratorFreeError as error:
+                await self._tell(request, "error", errorText=str(error))
+
+    async def _say(self, request: str, frame: Frame) -> None:
+        body = frame.get("body")
+        given = {
+            name: frame[name] for name in ("id", "messages", "trigger", "messageId") if frame.get(name) is not None
+        }
+        try:
+            said = self._chat.body((body if isinstance(body, dict) else {}) | given)
+        except ValidationError as error:
+            raise InvalidInput(explain(error)) from error
+        session = await self._chat.begun(check_name("id", said.id), self._member)
+        cursor, sender, input = await self._chat.say(session, self._member, said)
+        approving = said.messages[-1].get("role") == "assistant"
+        await self._stream(request, session.id, MessageStream(
+            session.id, sender, input, profile=7, cursor=cursor, approving=approving
+        ))  # fmt: skip
+
+    async def _resume(self, request: str, frame: Frame) -> None:
+        session = check_name("id", frame.get("id"))
+        channel = await self._chat.caught_up(session)
+        found = self._chat.asked(channel.fold, "")
+        if found is None or Answer(*found).complete(channel.fold):
+            await self._tell(request, "no-active")
+            return
+        await self._tell(request, "start")
+        await self._stream(request, session, MessageStream(session, *found, profile=7))
+
+    async def _stream(self, request: str, session: str, stream: MessageStream) -> None:
+        self._answers[request] = (session, stream.answer.run)
+        channel = await self._chat.caught_up(session)
+        news = asyncio.Event()
+        leave = channel.listen(news.set)
+        sequence = 0
+        try:
+            while not stream.ended:
+                news.clear()
+                if channel.closed:
+                    await self._websocket.close(RESTART, "resume")
+                    return
+                for _, chunk in stream.advance(channel.fold):
+                    await self._tell(request, "chunk", sequence=sequence, chunk=chunk)
+                    sequence += 1
+                if not stream.ended:
+                    await news.wait()
+            await self._tell(request, "end")
+        finally:
+            leave()
+            self._answers.pop(request, None)
+
+    async def _abort(self, request: str) -> None:
+        """Cancel what a request is being answered: its person has pressed stop."""
+        answer = self._answers.get(request)
+        if answer is not None:
+            session = self._chat.broker.as_member(self._member).session(answer[0])
+            await session.control.cancel(answer[1], to=ALL)
+
+    async def _tell(self, request: str, kind: str, **more: Any) -> None:
+        await self._websocket.send_text(orjson.dumps({"type": kind, "requestId": request, **more}).decode())
