@@ -336,6 +336,8 @@ _ABOUT_PERMISSIONS: Final = f"""\
 #   included; readers check a live message against `Nats-Subject`, and the log is the truth;
 # - reading: whoever may read one session here may read all, and list them with STREAM.INFO;
 # - `meta` events: a member that may publish `session.*.*.<name>.>` may rename a session or say that it was deleted;
+# - wiping: the log takes roll-ups (a finished run replaces its deltas), and the broker asks for no permission of its own
+#   for them: a publish with `Nats-Rollup: all` on an own subject drops everything else in that shard (tried);
 # - objects: names are not bound to members, so whoever may write objects may replace or purge those of others;
 # - state: any member may set any shared key.
 # So: members whose code you do not trust get an account of their own that imports only what they need, or no NATS at
