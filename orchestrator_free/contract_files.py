@@ -27,6 +27,8 @@ _PLAIN: Final = re.compile(r"[A-Za-z$/_](?:[A-Za-z0-9 $/_.{}()-]*[A-Za-z0-9}>)])
 #: names that YAML 1.1 readers take for something else than a text
 _AMBIGUOUS: Final = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"})
 
+#: kinds that a notifier hears in the examples
+_NOTIFIED: Final = ("run", "ask", "stage", "presence", "floor")
 #: who stands in the examples
 _AGENT: Final = "outliner"
 _MEMBERS: Final = (
@@ -60,9 +62,7 @@ def files(shards: int = 1) -> dict[str, str]:
         "streams/objects.json": _json(contract.object_stream(settings)),
         "consumers/agent.json": _json(contract.agent_consumer(0, _AGENT)),
         "consumers/service.json": _json(contract.service_consumer(0, "billing")),
-        "consumers/notifier.json": _json(
-            contract.notifier_consumer(0, "notify", ("run", "ask", "stage", "presence", "floor"), "2026-01-01T00:00:00Z")
-        ),
+        "consumers/notifier.json": _json(contract.notifier_consumer(0, "notify", _NOTIFIED, "2026-01-01T00:00:00Z")),
     }
     found |= {f"schemas/{name}.json": _json(schema) for name, schema in schemas().items()}
     found["asyncapi.yaml"] = f"# Written by `{COMMAND}`.\n{to_yaml(asyncapi())}"
@@ -336,8 +336,8 @@ _ABOUT_PERMISSIONS: Final = f"""\
 #   included; readers check a live message against `Nats-Subject`, and the log is the truth;
 # - reading: whoever may read one session here may read all, and list them with STREAM.INFO;
 # - `meta` events: a member that may publish `session.*.*.<name>.>` may rename a session or say that it was deleted;
-# - wiping: the log takes roll-ups (a finished run replaces its deltas), and the broker asks for no permission of its own
-#   for them: a publish with `Nats-Rollup: all` on an own subject drops everything else in that shard (tried);
+# - wiping: the log takes roll-ups (a finished run replaces its deltas), and the broker asks for no further permission:
+#   a publish with `Nats-Rollup: all` on an own subject drops everything else in that shard (tried);
 # - objects: names are not bound to members, so whoever may write objects may replace or purge those of others;
 # - state: any member may set any shared key.
 # So: members whose code you do not trust get an account of their own that imports only what they need, or no NATS at
