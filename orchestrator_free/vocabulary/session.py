@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from orchestrator_free.vocabulary.base import InputRef, Payload
 
-_TOKEN: Final = r"^[A-Za-z0-9_-]{1,64}$"
+_NAME: Final = r"^[A-Za-z0-9_-]{1,64}$"
 
 
 class ForkedFrom(BaseModel):
@@ -103,7 +103,7 @@ class LeaseTaken(Payload):
 
     type: Literal["lease.taken"] = "lease.taken"
     term: int = Field(ge=1, description="one more than the last one; what is said of an earlier term does not count")
-    hold: str = Field(pattern=_TOKEN, description="random, of this taking: replicas of one name differ in it")
+    hold: str = Field(pattern=_NAME, description="random, of this taking: replicas of one name differ in it")
     seconds: float | None = Field(None, description="it lapses unless renewed in this time; null: held until released")
     data: Any = None
 
@@ -113,7 +113,7 @@ class LeaseReleased(Payload):
 
     type: Literal["lease.released"] = "lease.released"
     term: int
-    hold: str = Field(pattern=_TOKEN)
+    hold: str = Field(pattern=_NAME)
     done: bool = Field(False, description="what it stood for is done: nobody takes it again")
     data: Any = None
 
