@@ -180,3 +180,34 @@ export interface View {
     notices: any[];
     controls: ControlView[];
 }
+/** What a feed says that is no event of the log. */
+export interface Control {
+    control: "snapshot" | "reset" | "cut" | "deleted" | "idle" | "presence";
+    position: string | null;
+    data: any;
+}
+export type Line = Envelope | Control;
+/** Of the line to the gateway: being opened, open, to be opened again, or there is nothing to follow any more. */
+export type Status = "connecting" | "live" | "offline" | "deleted";
+/** Who is there, as everybody sees it. */
+export interface Member {
+    member: string;
+    kind: "agent" | "person" | "service";
+    status: "joined" | "idle" | "thinking" | "streaming" | "waiting" | "stalled" | "away" | "offline";
+    detail: {
+        run: string;
+        reason: string;
+        ask: string | null;
+        until: string | null;
+        seconds: number | null;
+    } | null;
+    devices: {
+        device: string;
+        since: string | null;
+        status: string;
+    }[];
+    device_count: number;
+    reason: string;
+    back: string | null;
+    since: string | null;
+}

@@ -1,0 +1,159 @@
+/** The feed of one session from a gateway: it comes back by itself, and goes on where it was. */
+import { Backoff, GatewayError, pause } from "./http.js";
+import { pieces, SseParser } from "./sse.js";
+/** A gateway says something at least every 15 seconds; after so many milliseconds of silence the line is dead. */
+const SILENCE = 40_000;
+export class Feed {
+    gateway;
+    options;
+    follower;
+    #stop = new AbortController();
+    #backoff;
+    #wake = null;
+    #ended = false;
+    constructor(gateway, options, follower) {
+        this.gateway = gateway;
+        this.options = options;
+        this.follower = follower;
+        this.#backoff = options.backoff ?? new Backoff();
+    }
+    /** Follow until `close`, until the session is deleted, or until an error that will not pass. */
+    async run() {
+        const online = () => this.#wake?.abort();
+        globalThis.addEventListener?.("online", online);
+        try {
+            while (!this.#stop.signal.aborted) {
+                const error = await this.#once();
+                if (this.#ended || this.#stop.signal.aborted)
+                    return;
+                if (error && this.#final(error))
+                    return;
+                this.follower.status("offline", error);
+                await this.#rest(error?.retryAfter ?? 0);
+            }
+        }
+        finally {
+            globalThis.removeEventListener?.("online", online);
+        }
+    }
+    close() {
+        this.#stop.abort();
+    }
+    /** Whether an error will not pass; said to the follower then. */
+    #final(error) {
+        if (error.passing)
+            return false;
+        const gone = error.status === 404 && this.follower.position() !== null;
+        this.follower.status(gone ? "deleted" : "offline", error);
+        return true;
+    }
+    async #rest(least) {
+        this.#wake = new AbortController();
+        const stop = () => this.#wake?.abort();
+        this.#stop.signal.addEventListener("abort", stop);
+        await pause(this.#backoff.next(least), this.#wake.signal);
+        this.#stop.signal.removeEventListener("abort", stop);
+        this.#wake = null;
+    }
+    /** One connection, from its opening to its end. */
+    async #once() {
+        const after = this.follower.position();
+        const { session, member, device, hidden, until } = this.options;
+        const query = {
+            ...(after === null ? { snapshot: "1" } : { after }),
+            member, device, until, presence: hidden ? "0,follow" : "follow",
+        };
+        const line = new AbortController();
+        const stop = () => line.abort();
+        this.#stop.signal.addEventListener("abort", stop);
+        try {
+            const path = `/sessions/${encodeURIComponent(session)}/events`;
+            if (this.options.transport === "websocket")
+                await this.#socket(path, query, line);
+            else
+                await this.#stream(path, query, line);
+            return undefined;
+        }
+        catch (error) {
+            return error instanceof GatewayError ? error : new GatewayError(0, String(error), undefined, null, { cause: error });
+        }
+        finally {
+            this.#stop.signal.removeEventListener("abort", stop);
+            line.abort();
+        }
+    }
+    async #stream(path, query, line) {
+        let timer = setTimeout(() => line.abort(), SILENCE);
+        try {
+            const headers = { accept: "text/event-stream" };
+            const response = await this.gateway.send("GET", path, { query, headers, signal: line.signal });
+            const parser = new SseParser();
+            this.#live();
+            for await (const piece of pieces(response.body, line.signal)) {
+                clearTimeout(timer);
+                timer = setTimeout(() => line.abort(), SILENCE);
+                const frames = parser.feed(piece);
+                if (parser.retry !== null)
+                    this.#backoff.base = parser.retry;
+                this.#take(frames.map(({ event, data, id }) => (event ? control(event, id, data) : JSON.parse(data))));
+            }
+        }
+        finally {
+            clearTimeout(timer);
+        }
+    }
+    /** The same over a WebSocket; its token stands in the query, because a page cannot set its headers. */
+    async #socket(path, query, line) {
+        const token = await this.gateway.token();
+        const url = this.gateway.url(path, { ...query, access_token: token }).replace(/^http/, "ws");
+        const socket = new WebSocket(url);
+        let opened = false;
+        await new Promise((resolve, reject) => {
+            line.signal.addEventListener("abort", () => {
+                socket.close();
+                resolve();
+            });
+            socket.onopen = () => {
+                opened = true;
+                this.#live();
+            };
+            socket.onmessage = ({ data }) => {
+                try {
+                    this.#take([JSON.parse(data)]);
+                }
+                catch (error) {
+                    reject(error);
+                }
+            };
+            socket.onerror = () => { };
+            socket.onclose = () => resolve();
+        });
+        // A refused WebSocket does not say why: the same address over HTTP does.
+        if (!opened && !line.signal.aborted)
+            await this.gateway.send("GET", path.replace(/\/events$/, ""), { signal: line.signal });
+        if (!opened)
+            throw new GatewayError(0, "the WebSocket was refused");
+    }
+    #live() {
+        this.follower.status("live");
+    }
+    #take(lines) {
+        if (lines.length === 0 || this.#stop.signal.aborted)
+            return;
+        this.#backoff.reset();
+        this.follower.take(lines);
+        for (const line of lines) {
+            if (!("control" in line))
+                continue;
+            if (line.control === "deleted")
+                this.follower.status("deleted");
+            if (line.control === "deleted" || line.control === "idle")
+                this.#ended = true;
+        }
+    }
+}
+const control = (name, id, data) => ({
+    control: name,
+    position: name === "snapshot" ? id : null,
+    data: JSON.parse(data),
+});

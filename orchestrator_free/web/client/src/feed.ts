@@ -1,0 +1,175 @@
+/** The feed of one session from a gateway: it comes back by itself, and goes on where it was. */
+
+import { Backoff, Gateway, GatewayError, pause } from "./http.js";
+import { pieces, SseParser } from "./sse.js";
+import type { Control, Envelope, Line, Status } from "./types.js";
+
+/** What follows a feed: a session, or the tabs that share it. */
+export interface Follower {
+  /** Behind which position to go on; null: begin with a snapshot. */
+  position(): string | null;
+  /** What came in one piece, in order. */
+  take(lines: Line[]): void;
+  status(status: Status, error?: GatewayError): void;
+}
+
+export interface FeedOptions {
+  session: string;
+  member: string;
+  device: string;
+  transport: "sse" | "websocket";
+  /** Show this client to nobody. */
+  hidden?: boolean | undefined;
+  until?: "idle" | undefined;
+  backoff?: Backoff | undefined;
+}
+
+/** A gateway says something at least every 15 seconds; after so many milliseconds of silence the line is dead. */
+const SILENCE = 40_000;
+
+export class Feed {
+  readonly #stop = new AbortController();
+  readonly #backoff: Backoff;
+  #wake: AbortController | null = null;
+  #ended = false;
+
+  constructor(
+    readonly gateway: Gateway,
+    readonly options: FeedOptions,
+    readonly follower: Follower,
+  ) {
+    this.#backoff = options.backoff ?? new Backoff();
+  }
+
+  /** Follow until `close`, until the session is deleted, or until an error that will not pass. */
+  async run(): Promise<void> {
+    const online = () => this.#wake?.abort();
+    globalThis.addEventListener?.("online", online);
+    try {
+      while (!this.#stop.signal.aborted) {
+        const error = await this.#once();
+        if (this.#ended || this.#stop.signal.aborted) return;
+        if (error && this.#final(error)) return;
+        this.follower.status("offline", error);
+        await this.#rest(error?.retryAfter ?? 0);
+      }
+    } finally {
+      globalThis.removeEventListener?.("online", online);
+    }
+  }
+
+  close(): void {
+    this.#stop.abort();
+  }
+
+  /** Whether an error will not pass; said to the follower then. */
+  #final(error: GatewayError): boolean {
+    if (error.passing) return false;
+    const gone = error.status === 404 && this.follower.position() !== null;
+    this.follower.status(gone ? "deleted" : "offline", error);
+    return true;
+  }
+
+  async #rest(least: number): Promise<void> {
+    this.#wake = new AbortController();
+    const stop = () => this.#wake?.abort();
+    this.#stop.signal.addEventListener("abort", stop);
+    await pause(this.#backoff.next(least), this.#wake.signal);
+    this.#stop.signal.removeEventListener("abort", stop);
+    this.#wake = null;
+  }
+
+  /** One connection, from its opening to its end. */
+  async #once(): Promise<GatewayError | undefined> {
+    const after = this.follower.position();
+    const { session, member, device, hidden, until } = this.options;
+    const query = {
+      ...(after === null ? { snapshot: "1" } : { after }),
+      member, device, until, presence: hidden ? "0,follow" : "follow",
+    };
+    const line = new AbortController();
+    const stop = () => line.abort();
+    this.#stop.signal.addEventListener("abort", stop);
+    try {
+      const path = `/sessions/${encodeURIComponent(session)}/events`;
+      if (this.options.transport === "websocket") await this.#socket(path, query, line);
+      else await this.#stream(path, query, line);
+      return undefined;
+    } catch (error) {
+      return error instanceof GatewayError ? error : new GatewayError(0, String(error), undefined, null, { cause: error });
+    } finally {
+      this.#stop.signal.removeEventListener("abort", stop);
+      line.abort();
+    }
+  }
+
+  async #stream(path: string, query: Record<string, string | undefined>, line: AbortController): Promise<void> {
+    let timer = setTimeout(() => line.abort(), SILENCE);
+    try {
+      const headers = { accept: "text/event-stream" };
+      const response = await this.gateway.send("GET", path, { query, headers, signal: line.signal });
+      const parser = new SseParser();
+      this.#live();
+      for await (const piece of pieces(response.body!, line.signal)) {
+        clearTimeout(timer);
+        timer = setTimeout(() => line.abort(), SILENCE);
+        const frames = parser.feed(piece);
+        if (parser.retry !== null) this.#backoff.base = parser.retry;
+        this.#take(frames.map(({ event, data, id }) => (event ? control(event, id, data) : (JSON.parse(data) as Envelope))));
+      }
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** The same over a WebSocket; its token stands in the query, because a page cannot set its headers. */
+  async #socket(path: string, query: Record<string, string | undefined>, line: AbortController): Promise<void> {
+    const token = await this.gateway.token();
+    const url = this.gateway.url(path, { ...query, access_token: token }).replace(/^http/, "ws");
+    const socket = new WebSocket(url);
+    let opened = false;
+    await new Promise<void>((resolve, reject) => {
+      line.signal.addEventListener("abort", () => {
+        socket.close();
+        resolve();
+      });
+      socket.onopen = () => {
+        opened = true;
+        this.#live();
+      };
+      socket.onmessage = ({ data }) => {
+        try {
+          this.#take([JSON.parse(data) as Line]);
+        } catch (error) {
+          reject(error);
+        }
+      };
+      socket.onerror = () => {};
+      socket.onclose = () => resolve();
+    });
+    // A refused WebSocket does not say why: the same address over HTTP does.
+    if (!opened && !line.signal.aborted) await this.gateway.send("GET", path.replace(/\/events$/, ""), { signal: line.signal });
+    if (!opened) throw new GatewayError(0, "the WebSocket was refused");
+  }
+
+  #live(): void {
+    this.follower.status("live");
+  }
+
+  #take(lines: Line[]): void {
+    if (lines.length === 0 || this.#stop.signal.aborted) return;
+    this.#backoff.reset();
+    this.follower.take(lines);
+    for (const line of lines) {
+      if (!("control" in line)) continue;
+      if (line.control === "deleted") this.follower.status("deleted");
+      if (line.control === "deleted" || line.control === "idle") this.#ended = true;
+    }
+  }
+}
+
+const control = (name: string, id: string, data: string): Control => ({
+  control: name as Control["control"],
+  position: name === "snapshot" ? id : null,
+  data: JSON.parse(data),
+});

@@ -1,0 +1,166 @@
+/** Requests to a gateway: a token that is asked again when it is refused, and errors that say what the gateway said. */
+
+export type Token = () => string | null | undefined | Promise<string | null | undefined>;
+
+export interface GatewayOptions {
+  /** Where the gateway is; the page's own origin if absent. */
+  gateway?: string;
+  /** Returns what stands behind `Authorization: Bearer`; called again when the answer is 401. */
+  token?: Token;
+  fetch?: typeof fetch;
+}
+
+/** What the gateway, or one in between, refused; `status` 0: nobody answered. */
+export class GatewayError extends Error {
+  override name = "GatewayError";
+  constructor(
+    readonly status: number,
+    message: string,
+    readonly type = "about:blank",
+    /** Milliseconds after which to come again, if the answer says so. */
+    readonly retryAfter: number | null = null,
+    options?: ErrorOptions,
+  ) {
+    super(message, options);
+  }
+
+  /** Whether the same request may succeed later. */
+  get passing(): boolean {
+    return this.status === 0 || this.status >= 500 || [401, 408, 425, 429].includes(this.status);
+  }
+
+  static async of(response: Response): Promise<GatewayError> {
+    const text = await response.text().catch(() => "");
+    let said: any = null;
+    try {
+      said = JSON.parse(text);
+    } catch {
+      // a page of somebody in between
+    }
+    const after = Number(response.headers.get("retry-after") ?? NaN);
+    const words = said?.detail ?? said?.title ?? (text.slice(0, 200) || response.statusText);
+    return new GatewayError(response.status, String(words), said?.type, Number.isFinite(after) ? after * 1000 : null);
+  }
+}
+
+export interface Call {
+  body?: unknown;
+  headers?: Record<string, string>;
+  signal?: AbortSignal;
+  query?: Record<string, string | number | null | undefined>;
+}
+
+export class Gateway {
+  readonly base: string;
+  readonly #token: Token | undefined;
+  readonly #fetch: typeof fetch;
+
+  constructor({ gateway = globalThis.location?.origin, token, fetch }: GatewayOptions = {}) {
+    if (!gateway) throw new TypeError("gateway: where is it? Outside a page there is no default");
+    this.base = new URL(gateway, globalThis.location?.href).href.replace(/\/$/, "");
+    this.#token = token;
+    this.#fetch = fetch ?? ((...about) => globalThis.fetch(...about));
+  }
+
+  url(path: string, query: Call["query"] = {}): string {
+    const words = Object.entries(query).filter((pair): pair is [string, string | number] => pair[1] != null);
+    const text = new URLSearchParams(words.map(([name, value]) => [name, String(value)])).toString();
+    return this.base + path + (text && `?${text}`);
+  }
+
+  /** The token as of now; null where there is none. */
+  async token(): Promise<string | null> {
+    return (await this.#token?.()) ?? null;
+  }
+
+  /** Send a request; a 401 is tried once more with a new token.
+   *
+   * @throws GatewayError of status 0 if nobody answered, and of the answer's if that is an error.
+   */
+  async send(method: string, path: string, call: Call = {}): Promise<Response> {
+    let response = await this.#once(method, path, call);
+    if (response.status === 401 && this.#token) {
+      await response.body?.cancel().catch(() => {});
+      response = await this.#once(method, path, call);
+    }
+    if (!response.ok) throw await GatewayError.of(response);
+    return response;
+  }
+
+  async #once(method: string, path: string, { body, headers = {}, signal, query }: Call): Promise<Response> {
+    const said: Record<string, string> = body === undefined ? {} : { "content-type": "application/json" };
+    try {
+      const token = await this.token();
+      return await this.#fetch(this.url(path, query), {
+        method,
+        headers: { ...said, ...headers, ...(token ? { authorization: `Bearer ${token}` } : {}) },
+        body: body === undefined ? null : JSON.stringify(body),
+        signal: signal ?? null,
+        cache: "no-store",
+      });
+    } catch (error) {
+      if (signal?.aborted) throw error;
+      throw new GatewayError(0, `the gateway at ${this.base} does not answer: ${String(error)}`, undefined, null, { cause: error });
+    }
+  }
+
+  async json(method: string, path: string, call: Call = {}): Promise<any> {
+    const text = await (await this.send(method, path, call)).text();
+    return text ? JSON.parse(text) : null;
+  }
+
+  /** One page of the sessions, by id. */
+  async sessions(query: { limit?: number; after?: string } = {}): Promise<{ sessions: SessionLine[]; next: string | null }> {
+    return this.json("GET", "/sessions", { query });
+  }
+
+  /** Begin a session. */
+  async create(about: { session?: string; title?: string; agents?: string[] } = {}): Promise<{ session: string; position: string }> {
+    return this.json("POST", "/sessions", { body: about });
+  }
+
+  /** Delete a session with everything in it. */
+  async delete(session: string): Promise<void> {
+    await this.send("DELETE", `/sessions/${encodeURIComponent(session)}`);
+  }
+}
+
+export interface SessionLine {
+  session: string;
+  title: string;
+  agents: string[];
+  created: string;
+}
+
+/** How long to wait before the next try: anything up to twice as much each time, so that clients do not come in step. */
+export class Backoff {
+  #tries = 0;
+  constructor(
+    public base = 1000,
+    readonly most = 30_000,
+  ) {}
+
+  reset(): void {
+    this.#tries = 0;
+  }
+
+  next(least = 0): number {
+    const most = Math.min(this.most, this.base * 2 ** this.#tries);
+    this.#tries += 1;
+    return least + Math.random() * most;
+  }
+}
+
+/** Wait, unless `signal` aborts before; never throws. */
+export function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const end = () => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", end);
+      resolve();
+    };
+    const timer = setTimeout(end, milliseconds);
+    signal.addEventListener("abort", end);
+    if (signal.aborted) end();
+  });
+}
