@@ -27,7 +27,7 @@ from orchestrator_free.gateway.resource import Resource
 from orchestrator_free.gateway.teller import Teller
 from orchestrator_free.gateway.transport import Head
 from orchestrator_free.projections.agui import EventStream, messages
-from orchestrator_free.projections.answer import Answer, answers
+from orchestrator_free.projections.answer import Answer, answers, shown
 from orchestrator_free.subjects import ALL, TOKEN, check_name
 
 _HEADERS: Final = (
@@ -134,13 +134,13 @@ class AgUi(Resource):
             channel = await self.caught_up(session)
         except SessionNotFound:
             return json_answer({"messages": [], "activeRun": None, "interrupts": []})
-        found = answers(channel.fold)
         if run:
-            named = [one for one in found if one[1] == _token(run)]
+            named = [one for one in answers(channel.fold) if one[1] == _token(run)]
             if not named:
                 raise HTTPException(404, "this thread has no such run")
             modern = asked.get("protocolVersion", "0") != "0"
             return await self._stream(request, session, *named[0], modern=modern)
+        found = shown(channel.fold)
         active = found[-1][1] if found and not Answer(*found[-1]).complete(channel.fold) else None
         told = {"messages": messages(channel.fold, found), "interrupts": []}
         return json_answer(told | {"activeRun": {"runId": active} if active else None})
@@ -191,7 +191,7 @@ class _Thread:
             frames += self._so_far()
         while True:
             if self._stream is None:
-                asked = next((one for one in answers(self._fold) if one not in self._done), None)
+                asked = next((one for one in shown(self._fold) if one not in self._done), None)
                 if asked is None:
                     return frames, True
                 self._done.add(asked)
@@ -203,7 +203,7 @@ class _Thread:
 
     def _so_far(self) -> bytes:
         """Return a run that says what was said and answered completely, in place of what the client had."""
-        complete = [one for one in answers(self._fold) if Answer(*one).complete(self._fold)]
+        complete = [one for one in shown(self._fold) if Answer(*one).complete(self._fold)]
         self._done.update(complete)
         run = {"threadId": self._session, "runId": complete[-1][1] if complete else "history"}
         snapshot: dict[str, Any] = {"type": "MESSAGES_SNAPSHOT", "messages": messages(self._fold, complete)}

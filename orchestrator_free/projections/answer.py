@@ -287,8 +287,9 @@ def _tell_tool(run: RunFold, key: str, part: dict[str, Any], told: _Told) -> Ite
 
 
 def answers(fold: Fold) -> list[tuple[str, str]]:
-    """Return (sender, input) of every input that has an answer of its own, in log order: not what was delegated."""
-    own = (entry for entry in fold.inputs.values() if not entry["parent"] and not entry["note"])
+    """Return (sender, input) of every input that has an answer of its own, in log order: not what was delegated, noted or whispered."""
+    aside = ("parent", "note", "whisper")
+    own = (entry for entry in fold.inputs.values() if not any(entry[name] for name in aside))
     ordered = sorted(own, key=lambda entry: int(entry["sequence"]))
     return list(dict.fromkeys((entry["from"], entry["input"]) for entry in ordered))
 
