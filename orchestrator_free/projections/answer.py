@@ -287,7 +287,7 @@ def _tell_tool(run: RunFold, key: str, part: dict[str, Any], told: _Told) -> Ite
 
 
 def answers(fold: Fold) -> list[tuple[str, str]]:
-    """Return (sender, input) of every input that has an answer of its own, in log order: not what was delegated, noted or whispered."""
+    """Return (sender, input) of every input that people ask, in log order: not delegated, noted or whispered ones."""
     aside = ("parent", "note", "whisper")
     own = (entry for entry in fold.inputs.values() if not any(entry[name] for name in aside))
     ordered = sorted(own, key=lambda entry: int(entry["sequence"]))
