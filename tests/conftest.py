@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import inspect
+import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,3 +172,26 @@ def programs(tmp_path: Path, broker_url: str) -> Iterator[Programs]:
         yield started
     finally:
         started.kill()
+
+
+@pytest.fixture(scope="session")
+def packages() -> Callable[[Path], Path]:
+    """Install a folder's npm packages as its package-lock.json has them, unless they are there: `packages(folder)`."""
+    return _packages
+
+
+def _packages(folder: Path) -> Path:
+    lock = folder / "package-lock.json"
+    installed = folder / "node_modules/.package-lock.json"
+    with lock.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the tests run in several processes: one installs, the others wait for it
+        wanted = json.load(file)["packages"]
+        if installed.exists() and json.loads(installed.read_text())["packages"].items() <= wanted.items():
+            return folder
+        if shutil.which("npm") is None:
+            pytest.fail("node and npm are not installed: JavaScript is not tested (Debian: apt install npm)")
+        command = ["npm", "ci", "--no-audit", "--no-fund"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+        if done.returncode != 0:
+            pytest.fail(f"`npm ci` in {folder} needs the npm registry once, and failed:\n{done.stderr[-2000:]}")
+    return folder

@@ -7,8 +7,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,19 +22,9 @@ SECONDS = 30
 
 
 @pytest.fixture(scope="session")
-def modules() -> Path:
-    """tests/node/node_modules as package-lock.json has it; installed if it is not there."""
-    wanted = json.loads((NODE / "package-lock.json").read_text())["packages"]
-    installed = NODE / "node_modules/.package-lock.json"
-    if installed.exists() and json.loads(installed.read_text())["packages"].items() <= wanted.items():
-        return NODE / "node_modules"
-    if shutil.which("npm") is None:
-        pytest.fail("node and npm are not installed: the JavaScript client is not tested (Debian: apt install npm)")
-    command = ["npm", "ci", "--no-audit", "--no-fund"]
-    done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, timeout=300)
-    if done.returncode != 0:
-        pytest.fail(f"`npm ci` in tests/node needs the npm registry once, and failed:\n{done.stderr[-2000:]}")
-    return NODE / "node_modules"
+def modules(packages: Callable[[Path], Path]) -> Path:
+    """tests/node/node_modules as package-lock.json has it."""
+    return packages(NODE) / "node_modules"
 
 
 class Script:

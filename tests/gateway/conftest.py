@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import shutil
 import socket
-import subprocess
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -434,18 +432,6 @@ def proxy() -> Callable[[int], Proxy]:
 
 
 @pytest.fixture(scope="session")
-def clients() -> Path:
-    """tests/clients with its packages as package-lock.json has them; installed if they are not there."""
-    folder = Path(__file__).parents[1] / "clients"
-    wanted = orjson.loads((folder / "package-lock.json").read_bytes())["packages"]
-    installed = folder / "node_modules/.package-lock.json"
-    if installed.exists() and orjson.loads(installed.read_bytes())["packages"].items() <= wanted.items():
-        return folder
-    if shutil.which("npm") is None:
-        pytest.fail("node and npm are not installed: the clients are not tested (Debian: apt install npm)")
-    done = subprocess.run(
-        ["npm", "ci", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True, timeout=600
-    )
-    if done.returncode != 0:
-        pytest.fail(f"`npm ci` in tests/clients needs the npm registry once, and failed:\n{done.stderr[-2000:]}")
-    return folder
+def clients(packages: Callable[[Path], Path]) -> Path:
+    """tests/clients with its packages."""
+    return packages(Path(__file__).parents[1] / "clients")
