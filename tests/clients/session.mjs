@@ -2,16 +2,38 @@
 // comes of them, a JSON object each. "eval" runs an expression over `session`; "wait" waits until one is true.
 import { createInterface } from "node:readline";
 import * as client from "../../orchestrator_free/web/client/dist/index.js";
+import { SseParser } from "../../orchestrator_free/web/client/dist/sse.js";
 
 const AsyncFunction = (async () => {}).constructor;
-const scope = { client, seen: [], ...client };
+/** What a browser has beside Node: a store, and locks that tabs wait for. */
+class Store extends Map {
+  getItem = (key) => this.get(key) ?? null;
+  setItem = (key, value) => void this.set(key, value);
+  removeItem = (key) => void this.delete(key);
+}
+class Locks {
+  #last = new Map();
+  async request(name, { signal }, work) {
+    const before = this.#last.get(name) ?? Promise.resolve();
+    let release;
+    const held = new Promise((resolve) => { release = resolve; });
+    this.#last.set(name, before.then(() => held));
+    try {
+      await Promise.race([before, new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)))]);
+      return await work();
+    } finally {
+      release();
+    }
+  }
+}
+const scope = { ...client, SseParser, Store, Locks, seen: [] };
 const say = (what) => console.log(JSON.stringify(what));
 const run = (code) => new AsyncFunction(...Object.keys(scope), `return (${code});`)(...Object.values(scope));
 process.on("unhandledRejection", (error) => say({ unhandled: String(error) }));
 
 const commands = {
   open: async (options, name = "session") => {
-    const session = new client.Session({ backoff: { base: 100, most: 500 }, ...options });
+    const session = new client.Session({ backoff: { base: 100, most: 500 }, share: false, ...options });
     scope[name] = session;
     await session.open();
   },

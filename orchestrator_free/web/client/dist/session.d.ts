@@ -1,5 +1,6 @@
 /** A session as a page sees it: what is in it, live; and what can be said to it, also while the gateway is away. */
 import { Emitter } from "./emitter.js";
+import { Fold } from "./fold.js";
 import { Gateway, type GatewayError } from "./http.js";
 import type { About, ControlSent, Said, Sent, SessionEvents, SessionOptions } from "./options.js";
 import { Outbox } from "./outbox.js";
@@ -27,6 +28,8 @@ export declare class Session extends Emitter<SessionEvents> {
     close(): void;
     /** What is in the session as of `position`; null before it is known. */
     get view(): View | null;
+    /** The fold behind the view, for who has to read it at every event; another one after each `snapshot`. */
+    get fold(): Fold | null;
     get position(): string | null;
     get status(): Status;
     /** Why the line is down, if it is. */

@@ -83,6 +83,10 @@ export class Session extends Emitter {
             this.#view = this.#completion.complete(this.#fold.view());
         return this.#view;
     }
+    /** The fold behind the view, for who has to read it at every event; another one after each `snapshot`. */
+    get fold() {
+        return this.#fold;
+    }
     get position() {
         return this.#fold && this.#fold.position;
     }
@@ -135,7 +139,7 @@ export class Session extends Emitter {
      * @returns when it is stored.
      * @throws GatewayError if it is refused.
      */
-    async send(text, { id, to, ...more } = {}) {
+    send(text, { id, to, ...more } = {}) {
         const placed = more.edits ?? more.again ?? more.after;
         const body = { text, to: to ?? (placed ? undefined : "all"), ...more, id, from: this.member };
         return this.#say("input", "/inputs", body, id);

@@ -85,6 +85,11 @@ export class Session extends Emitter<SessionEvents> {
     return this.#view;
   }
 
+  /** The fold behind the view, for who has to read it at every event; another one after each `snapshot`. */
+  get fold(): Fold | null {
+    return this.#fold;
+  }
+
   get position(): string | null {
     return this.#fold && this.#fold.position;
   }
@@ -140,7 +145,7 @@ export class Session extends Emitter<SessionEvents> {
    * @returns when it is stored.
    * @throws GatewayError if it is refused.
    */
-  async send(text: string, { id, to, ...more }: Said = {}): Promise<Sent> {
+  send(text: string, { id, to, ...more }: Said = {}): Promise<Sent> {
     const placed = more.edits ?? more.again ?? more.after;
     const body = { text, to: to ?? (placed ? undefined : "all"), ...more, id, from: this.member };
     return this.#say("input", "/inputs", body, id);
