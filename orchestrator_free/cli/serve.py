@@ -25,7 +25,9 @@ from orchestrator_free.cli.render import render_head, render_view
 from orchestrator_free.errors import BrokerError, BrokerStartError, InvalidInput
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.gateway.app import Gateway
+from orchestrator_free.gateway.origins import check_origin
 from orchestrator_free.gateway.serving import Server
+from orchestrator_free.gateway.settings import GatewaySettings
 from orchestrator_free.lag import lag_table
 from orchestrator_free.launcher import Launcher
 from orchestrator_free.metrics import serve_lag
@@ -46,6 +48,10 @@ BrokerPort = Annotated[int, typer.Option(help="Port of the embedded broker; 0 ta
 Durability = Annotated[
     Literal["fsync", "interval"],
     typer.Option(help="fsync: every event on disk before it counts. interval: within a second."),
+]
+AllowOrigin = Annotated[
+    list[str] | None,
+    typer.Option(help="A web page's origin that may use the gateway, as http://localhost:3000; repeat it for more."),
 ]
 External = Annotated[str | None, typer.Option("--broker", help="Use this NATS instead of an embedded one.")]
 
@@ -87,9 +93,11 @@ async def _broker(external: str | None, settings: ServerSettings) -> AsyncIterat
 
 
 @asynccontextmanager
-async def _gateway(broker: Broker, host: str, port: int, upstream: _Upstream) -> AsyncIterator[str]:
+async def _gateway(
+    broker: Broker, host: str, port: int, upstream: _Upstream, origins: Sequence[str] = ()
+) -> AsyncIterator[str]:
     """Run a gateway with its monitor; yield its URL."""
-    gateway = Gateway(broker)
+    gateway = Gateway(broker, settings=GatewaySettings(allow_origins=tuple(origins)))
     gateway.durability = upstream.durability
     monitor = Monitor(broker, registry=gateway.registry, monitor_url=upstream.monitor_url)
     async with monitor, _listening(Server(gateway.app, host=host, port=port, on_drain=gateway.drain)) as server:
@@ -115,14 +123,16 @@ def up(
     broker: External = None,
     broker_port: BrokerPort = 4222,
     durability: Durability = "interval",
+    allow_origin: AllowOrigin = None,
 ) -> None:
     """Run a broker (unless you bring one) and a gateway, until you stop them."""
 
     async def work() -> None:
+        origins = [check_origin(one) for one in allow_origin or ()]
         async with (
             _broker(broker, ServerSettings(data=data, port=broker_port, durability=durability)) as upstream,
             connect(upstream.url, member="gateway") as connection,
-            _gateway(connection, host, port, upstream) as gateway,
+            _gateway(connection, host, port, upstream, origins) as gateway,
         ):
             url, known = upstream.url, upstream.durability
             lines = [

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
@@ -30,6 +31,7 @@ from orchestrator_free.gateway.floor import Floors
 from orchestrator_free.gateway.hub import Hub
 from orchestrator_free.gateway.notices import Notices
 from orchestrator_free.gateway.openapi import DOCS_PAGE, openapi
+from orchestrator_free.gateway.origins import Origins, check_origin
 from orchestrator_free.gateway.presence import PresenceRoutes
 from orchestrator_free.gateway.problems import HANDLERS
 from orchestrator_free.gateway.resource import Resource
@@ -72,11 +74,15 @@ class Gateway:
         self.broker = broker
         self.registry = registry or CollectorRegistry()
         self.metrics = GatewayMetrics(self.registry)
-        self.hub = Hub(broker, self.metrics, settings or GatewaySettings())
+        settings = settings or GatewaySettings()
+        self.hub = Hub(broker, self.metrics, settings)
         self.resources = [make(broker, self.hub) for make in _RESOURCES]
         self.draining = False
         self.durability = "unknown"
-        self.app = Starlette(routes=self._routes(), exception_handlers=HANDLERS, lifespan=self._lifespan)
+        origins = Middleware(Origins, allowed=[check_origin(one) for one in settings.allow_origins])
+        self.app = Starlette(
+            routes=self._routes(), exception_handlers=HANDLERS, lifespan=self._lifespan, middleware=[origins]
+        )
 
     def _routes(self) -> list[BaseRoute]:
         return [

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from orchestrator_free.errors import InvalidInput, OrchestratorFreeError
+from orchestrator_free.errors import InvalidInput, OrchestratorFreeError, SessionNotFound
 from orchestrator_free.fold import Fold
 from orchestrator_free.gateway.bodies import json_answer, read_body
 from orchestrator_free.gateway.chat_socket import ChatSocket
@@ -36,7 +36,6 @@ _HEADERS: Final = (
     ("cache-control", "no-cache"),
     ("x-accel-buffering", "no"),
     ("x-vercel-ai-ui-message-stream", "v1"),
-    ("access-control-expose-headers", "x-workflow-run-id, x-stream-url"),
 )
 _RUN_MARK: Final = "~"
 
@@ -158,9 +157,14 @@ class Chat(Resource):
     # -- streaming ----------------------------------------------------------------------------------------------
 
     async def stream(self, request: Request) -> Any:
-        """Stream the answer in the making; 204 if there is none."""
+        """Stream the answer in the making; 204 if there is none: also in a chat that has not begun."""
         name, _, run = request.path_params["session"].partition(_RUN_MARK)
-        channel = await self.caught_up(check_name("session", name))
+        try:
+            channel = await self.caught_up(check_name("session", name))
+        except SessionNotFound:
+            if run:
+                raise
+            return Response(status_code=204)
         found = self.asked(channel.fold, run)
         cursor = request.headers.get("last-event-id", "")
         if found is None or (not run and not cursor and Answer(*found).complete(channel.fold)):
@@ -214,9 +218,13 @@ class Chat(Resource):
         return json_answer({"control": sent.control, "position": str(sent.position)}, 202)
 
     async def messages(self, request: Request) -> Response:
-        """Return the conversation; an answer in the making is left to its stream."""
-        channel = await self.caught_up(check_name("session", request.path_params["session"]))
-        found = ui_messages(channel.fold, profile=_profile(request))
+        """Return the conversation, empty if it has not begun; an answer in the making is left to its stream."""
+        profile = _profile(request)
+        try:
+            channel = await self.caught_up(check_name("session", request.path_params["session"]))
+            found = ui_messages(channel.fold, profile=profile)
+        except SessionNotFound:
+            found = []
         return json_answer(found, 200, **{"cache-control": "no-cache"})
 
 

@@ -18,6 +18,7 @@ class GatewaySettings:
         heartbeat_seconds: between two comments to every client that keeps up.
         stuck_seconds: a client that takes nothing for so long is cut.
         sweep_seconds: between two looks at all that.
+        allow_origins: web pages that may use it beside its own, as http://localhost:3000; no wildcard.
     """
 
     tail_bytes: int = 16 * _MIB
@@ -26,3 +27,4 @@ class GatewaySettings:
     heartbeat_seconds: float = 15.0
     stuck_seconds: float = 30.0
     sweep_seconds: float = 2.5
+    allow_origins: tuple[str, ...] = ()
