@@ -696,13 +696,13 @@ async def test_what_is_no_event_is_counted_and_holds_nobody_up(ann: Broker, fres
 # -- pace -----------------------------------------------------------------------------------------------------------
 
 SLOW = '''
-import asyncio, os, sys, resource
+import asyncio, os, re, sys
 from orchestrator_free import connect
 
 def memory():
-    """Megabytes now, and the most there ever were."""
-    now = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
-    return now, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Megabytes now, and the most there ever were; `ru_maxrss` would count what our parent had when it forked."""
+    status = open("/proc/self/status").read()
+    return [int(re.search(name + r":\\s+(\\d+) kB", status)[1]) / 1024 for name in ("VmRSS", "VmHWM")]
 
 async def main():
     async with connect(os.environ["ORCHESTRATOR_FREE_URL"]) as broker:
