@@ -53,10 +53,14 @@ class Web(Resource):
 
     def paths(self) -> dict[str, Any]:
         """Return their description."""
-        name = {"name": "file", "in": "path", "required": True, "schema": {"type": "string"}}
+        name = {"name": "path", "in": "path", "required": True, "schema": {"type": "string"}}
         script = operation("The TypeScript client as modules: index.js", {"200": "the file"}, "text/javascript")
-        page = operation("The console, a page", {"200": "HTML"}, "text/html")
-        return {"/client/{file}": {"parameters": [name], "get": script}, "/console/": {"get": page}}
+        page = operation("The console, a page: index.html", {"200": "the file"}, "text/html")
+        return {
+            "/client/{path}": {"parameters": [name], "get": script},
+            "/console": {"get": operation("Lead to the console", {"307": "to /console/"})},
+            "/console/{path}": {"parameters": [name], "get": page},
+        }
 
     async def client(self, request: Request) -> Response:
         """Return a file of the client."""
