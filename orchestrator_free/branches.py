@@ -25,6 +25,7 @@ from orchestrator_free.vocabulary import validate
 if TYPE_CHECKING:
     from orchestrator_free.session import Sent, Session
     from orchestrator_free.subjects import Position
+    from orchestrator_free.vocabulary.messages import Overlap
 
 #: as `data` of an edit: what came with the input stays
 UNCHANGED: Final[Any] = object()
@@ -98,8 +99,11 @@ class Branches:
         to: str | Sequence[str] | None = None,
         id: str | None = None,
         cancel: bool = False,
+        overlap: Overlap | None = None,
     ) -> Sent:
         """Send an input to its place in the tree; the other methods are this one with names.
+
+        `overlap` is as of `Session.send`.
 
         Raises:
             InvalidInput: there is no such input, it was no part of the conversation, or nothing is said.
@@ -122,7 +126,7 @@ class Branches:
         if cancel:
             _check(targets, chosen, {"type": "input", "text": said} | where)  # nothing is cancelled in vain
             await self._cancel(view, key_of(first), chosen)
-        return await self._session.send(said or "", to=targets, data=data, id=chosen, place=where)
+        return await self._session.send(said or "", to=targets, data=data, id=chosen, overlap=overlap, place=where)
 
     def _refuse_itself(self, id: str, entry: View) -> None:
         if (self._session.member, id) == (entry["from"], entry["input"]):

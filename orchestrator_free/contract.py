@@ -349,11 +349,11 @@ ROLES: Final[dict[str, Role]] = {
         publish=(
             *(f"{ROOT}.*.*.{{member}}.{kind}" for kind in _WORKING_KINDS),
             f"{AT}{ROOT}.*.*.{{member}}.stage.*.*",
+            f"{AT}{ROOT}.*.*.{{member}}.ctl.*.*",
             f"$KV.{PRESENCE_BUCKET}.agent.{{member}}.*",
             _LOOK,
             *_READ,
             *_consumer(agent_consumer_name("{member}")),
-            *_consumer(control_consumer_name("{member}")),
             *_consumer(control_consumer_name("{member}")),
             *_WRITE_OBJECTS,
         ),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator_free.errors import InvalidEvent
 from orchestrator_free.events import Body
+from orchestrator_free.follower import until_deleted
 from orchestrator_free.subjects import ALL, Position
 from orchestrator_free.vocabulary import validate
 
@@ -54,10 +55,11 @@ class SentControl:
 
         Raises:
             TimeoutError: nobody has dealt with it in time (seconds); it stands all the same.
+            SessionNotFound: the session was deleted meanwhile.
         """
         async with asyncio.timeout(timeout):
-            async for event in self.session.follow(kinds=["outcome"]):
-                if event.id == self.control and event.body.get("state") in FINAL_OUTCOMES:
+            async for event in until_deleted(self.session.follow(kinds=["outcome", "meta"])):
+                if event.kind == "outcome" and event.id == self.control and event.body.get("state") in FINAL_OUTCOMES:
                     body = event.body
                     return Outcome(event.member, body["state"], body.get("reason", ""), list(body.get("runs", [])))
         raise AssertionError("a feed does not end")

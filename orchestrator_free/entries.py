@@ -46,11 +46,15 @@ def to_event(message: Message) -> Event | None:
 
 def is_whole(message: Message) -> bool:
     """Whether the last message of a subject says all that is to be known about its entity."""
+    if message.copied:
+        return False  # nobody has said it: what stood there before counts
     if message.rollup:
         return True
     address = parse(message.subject)
-    if address is None or address.kind not in ("run", "meta", "floor", *_MANY):
+    if address is None:
         return True
+    if address.kind not in ("run", "meta", "floor", *_MANY):
+        return to_event(message) is not None
     return address.kind == "meta" and b'"session.created"' in message.payload
 
 

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from orchestrator_free.entries import Entry
-from orchestrator_free.errors import PositionLost
+from orchestrator_free.errors import PositionLost, SessionNotFound
+from orchestrator_free.events import Event
 from orchestrator_free.jetstream import Log
 from orchestrator_free.reader import Reader
 from orchestrator_free.subjects import Position
@@ -103,3 +104,15 @@ class Follower:
             self._wake.clear()
             if not self._entries:
                 await self._wake.wait()
+
+
+async def until_deleted(events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    """Hand on a session's events for one who waits for something in them.
+
+    Raises:
+        SessionNotFound: the session is deleted, so it will not come.
+    """
+    async for event in events:
+        if event.type == "session.deleted":
+            raise SessionNotFound(event.session)
+        yield event

@@ -290,6 +290,8 @@ class Obedience:
         if owed is None:
             if control.address.target != ALL:
                 await self.say(control, "rejected", f"no run {control.body.get('run')!r} of {self._agent} here")
+            elif await self._is_nobodys(session, control):
+                await self.say(control, "rejected", f"no run {control.body.get('run')!r} in this session")
             return True
         if owed:
             return False  # at work elsewhere, or about to begin: the one who does it obeys
@@ -314,6 +316,17 @@ class Obedience:
         if run is not None:
             return None if run not in ends else not ends[run]
         return any(not ended for ended in ends.values())
+
+    async def _is_nobodys(self, session: Session, control: Event) -> bool:
+        """Whether no agent was ever asked for a run; said by those only who have something to do with the session."""
+        prefix = f"{ROOT}.{session.shard}.{session.id}"
+        concerned, runs = self._agent in (await session.meta())["agents"], set()
+        for message in await self._log.table(session.shard, f"{prefix}.*.in.>"):
+            event = to_event(message)
+            if event is not None and event.sequence < control.sequence:
+                concerned = concerned or event.address.target == self._agent
+                runs.add(run_id(event.member, event.id))
+        return concerned and control.body.get("run") not in runs
 
 
 def _is_valid(event: Event) -> bool:

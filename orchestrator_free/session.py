@@ -21,7 +21,7 @@ from orchestrator_free.errors import Conflict, InvalidEvent, PositionLost, Sessi
 from orchestrator_free.events import Body, Event, decode, encode
 from orchestrator_free.floor import Floor
 from orchestrator_free.fold import Fold, View
-from orchestrator_free.follower import Follower
+from orchestrator_free.follower import Follower, until_deleted
 from orchestrator_free.fork import fork_session
 from orchestrator_free.jetstream import PullConsumer
 from orchestrator_free.ledger import tool_calls
@@ -173,18 +173,20 @@ class Session:
         Raises:
             Conflict: one of this id exists with other content.
         """
-        subject = self._subject(kind, target=target, id=id)
-        try:
-            return await self.append(kind, body, target=target, id=id, expect=0), False
-        except Conflict as conflict:
-            stored = await self._log.last(self.shard, subject)
-            if stored is not None and _without(decode(stored.payload), besides) == _without(
-                decode(encode(body)), besides
-            ):
-                return stored.sequence, True
-            what = {"in": "input", "ctl": "control"}[kind]
-            text = f"{what} {id!r} to {target!r} was sent before with other content; use a new id"
-            raise Conflict(text, actual=conflict.actual) from conflict
+        wanted, before = _without(decode(encode(body)), besides), 0
+        while True:
+            try:
+                return await self.append(kind, body, target=target, id=id, expect=before), False
+            except Conflict as conflict:
+                stored = await self._log.read_all(self.shard, self._subject(kind, target=target, id=id))
+                first = next((event for event in map(to_event, stored) if event is not None), None)
+                if first is not None and _without(first.body, besides) == wanted:
+                    return first.sequence, True
+                if first is not None or not stored or stored[-1].sequence <= before:
+                    what = "input" if kind == "in" else "control"
+                    text = f"{what} {id!r} to {target!r} was sent before with other content; use a new id"
+                    raise Conflict(text, actual=conflict.actual) from conflict
+                before = stored[-1].sequence  # no event: the broker was made to store it; it blocks nobody
 
     async def append(
         self,
@@ -337,11 +339,12 @@ class Session:
 
         Raises:
             TimeoutError: not finished in time (seconds).
+            SessionNotFound: it was deleted meanwhile.
         """
         fold = Fold(self.id)
         async with asyncio.timeout(timeout):
-            async for event in self.follow(agents=[agent], kinds=["run"]):
-                if event.id != run:
+            async for event in until_deleted(self.follow()):
+                if (event.member, event.kind, event.id) != (agent, "run", run):
                     continue
                 fold.apply(event)
                 found = fold.run(agent, run)

@@ -398,7 +398,7 @@ def test_only_core_publishes_under_every_name(role: str) -> None:
     wanted = {"core": ["session.>"], "agent": own, "service": [], "notifier": ["session.*.*.bob.notice.*"], "observer": []}
     assert events == wanted[role]
     later = [subject for subject in allowed if subject.startswith("at.")]
-    timed = ["at.session.*.*.bob.stage.*.*"]
+    timed = ["at.session.*.*.bob.stage.*.*", "at.session.*.*.bob.ctl.*.*"]
     assert later == {"core": ["at.session.>"], "agent": timed}.get(role, [])
     assert not any("{" in subject for subject in allowed)
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator_free import Agent, Fold, connect
-from orchestrator_free.errors import Conflict
+from orchestrator_free.contract import stream_name
+from orchestrator_free.errors import Conflict, SessionNotFound
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -348,6 +349,69 @@ async def test_controls_for_nothing_get_an_outcome_that_says_why(broker_url: str
     assert (await again.outcome(timeout=5)).state == "too_late"
     assert view["agents"][0]["runs"][0]["status"] == "done"
     assert len(view["controls"]) == 3
+
+
+async def test_a_control_to_all_for_a_run_of_nobody_is_refused_by_the_agents_of_the_session(
+    broker_url: str, session: Session, name: str, fresh: Callable[[str], str]
+) -> None:
+    """An agent that has nothing to do with the session does not speak in it."""
+
+    async def quick(run: Run) -> None:
+        await run.text("done")
+
+    other = fresh("agent")
+    async with serving(broker_url, other, quick), serving(broker_url, name, quick):
+        sent = await session.send("go", to=name)
+        await session.result(name, sent.run, timeout=20)
+        outcome = await (await session.control.cancel("nosuchrun")).outcome(timeout=30)
+        with pytest.raises(TimeoutError):
+            await (await session.control.cancel(sent.run)).outcome(timeout=1)
+        view = await session.view()
+
+    assert (outcome.agent, outcome.state) == (name, "rejected")
+    assert "nosuchrun" in outcome.reason
+    assert [list(control["outcomes"]) for control in view["controls"]] == [[name], []]
+
+
+async def test_who_waits_in_a_session_that_is_deleted_is_told(session: Session, name: str) -> None:
+    """For a run that nobody has begun, and for the outcome of its cancel."""
+    sent = await session.send("go", to=name)
+    control = await session.control.cancel(sent.run, to=name)
+    waiting = [
+        asyncio.create_task(session.result(name, sent.run, timeout=30)),
+        asyncio.create_task(control.outcome(timeout=30)),
+    ]
+    await asyncio.sleep(0.5)
+    await session.delete()
+    assert [type(end) for end in await asyncio.gather(*waiting, return_exceptions=True)] == [SessionNotFound] * 2
+
+
+async def test_what_the_broker_was_made_to_store_neither_blocks_an_input_nor_hides_it(
+    session: Session, name: str
+) -> None:
+    """Answers of the broker on an input's subject, before the input and after it; sent again it is met again."""
+    log, stream = session.log, stream_name(session.shard)
+    subject = f"session.{session.shard}.{session.id}.ann.in.{name}.i1"
+    await session.send("another", to=name, id="i0")
+    copy = f'{{"last_by_subj": "{subject.removesuffix("i1")}i0"}}'.encode()
+
+    async def forge(*ways: str) -> None:
+        for request in (f"$JS.API.{way}.GET.{stream}" for way in ways):
+            before = len(await log.read_all(session.shard, subject))
+            log.wire.send(request, copy, reply=subject)
+            async with asyncio.timeout(20):
+                while len(await log.read_all(session.shard, subject)) == before:
+                    await asyncio.sleep(0.05)
+
+    await forge("DIRECT", "STREAM.MSG")
+    sent = await session.send("go", to=name, id="i1")
+    assert not sent.repeated
+    await forge("STREAM.MSG")  # the copy of an input expects an empty subject, as the input did
+    again = await session.send("go", to=name, id="i1")
+    assert (again.repeated, again.position) == (True, sent.position)
+    with pytest.raises(Conflict, match="other content"):
+        await session.send("stop", to=name, id="i1")
+    assert [entry["text"] for entry in (await session.view())["inputs"]] == ["another", "go"]
 
 
 async def test_a_cancelled_log_folds_alike_compacted_or_not(

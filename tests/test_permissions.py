@@ -96,13 +96,13 @@ def outliner() -> Agent:
         await run.text("x" * (INLINE_LIMIT + 1) if run.input.text == "large" else "Hello")
         await run.file("outline.md", b"# Outline", media_type="text/markdown")
         if run.input.text == "delegate":
-            await run.session.send("please", to="critic", parent={"agent": run.agent, "run": run.id})
+            await run.delegate("critic", "please", within_seconds=600)
 
     return agent
 
 
 async def test_the_real_agent_works_end_to_end_under_its_role(place: Place) -> None:
-    """Inputs from the gateway, runs with tools, files, large results and delegation; presence, and its monitor."""
+    """Inputs from the gateway, runs with tools, files, large results and delegation in time; presence, and its monitor."""
     async with place.connect("gateway") as gateway, place.connect("outliner") as broker, working(outliner(), broker):
         session = Broker(gateway.log, "ann").session("s1")
         await session.create(title="Review", agents=["outliner"])

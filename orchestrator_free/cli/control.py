@@ -72,7 +72,8 @@ def _give(
         if as_json:
             write_json({"control": sent.control, "position": str(sent.position), "outcome": outcome})
         elif outcome is None:
-            err.print(f"{body['type']} stands at {sent.position}; no agent has answered", highlight=False)
+            why = "; no agent has answered: nothing was running, or its agent is away" if wait else ""
+            err.print(f"{body['type']} stands at {sent.position}{why}", highlight=False)
         else:
             reason = f" ({outcome['reason']})" if outcome["reason"] else ""
             err.print(f"{body['type']} {outcome['state']} by {outcome['agent']}{reason}", highlight=False, markup=False)

@@ -22,7 +22,15 @@ from orchestrator_free.broker import Broker
 from orchestrator_free.errors import InvalidInput, SessionNotFound
 from orchestrator_free.gateway.agui import AgUi
 from orchestrator_free.gateway.asks import AskRoutes
-from orchestrator_free.gateway.bodies import NewInput, NewSession, json_answer, number, read_body, repeat_id
+from orchestrator_free.gateway.bodies import (
+    NewInput,
+    NewSession,
+    json_answer,
+    number,
+    read_body,
+    refuse_others,
+    repeat_id,
+)
 from orchestrator_free.gateway.branches import Branches, send_placed
 from orchestrator_free.gateway.chat import Chat
 from orchestrator_free.gateway.controls import Controls
@@ -150,7 +158,8 @@ class Gateway:
         """Append an input."""
         body = await read_body(request, NewInput)
         session = self._session(request, body.sender)
-        for target in [body.to] if isinstance(body.to, str) else body.to or []:
+        targets = [body.to] if isinstance(body.to, str) else body.to or []
+        for target in targets:
             check_name("to", target)  # all of them before any is sent
         placed = body.edits or body.again or body.after
         if body.to is None and not placed:
@@ -158,6 +167,8 @@ class Gateway:
         if self.hub.hot(session.id) is None and not await session.exists():
             raise SessionNotFound(session.id)
         key = repeat_id(request.headers.get("idempotency-key"), body.id)
+        if key is not None and body.id is None and targets:
+            await refuse_others(session, key, targets)
         if placed:
             sent = await send_placed(session, body, key)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import orjson
@@ -11,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from orchestrator_free.errors import InvalidEvent, InvalidInput, TooLarge
-from orchestrator_free.subjects import TOKEN
+from orchestrator_free.entries import to_event
+from orchestrator_free.errors import Conflict, InvalidEvent, InvalidInput, TooLarge
+from orchestrator_free.session import Session
+from orchestrator_free.subjects import TOKEN, session_filter
 from orchestrator_free.vocabulary import InputRef
 from orchestrator_free.vocabulary.messages import Overlap
 
@@ -97,6 +100,21 @@ def repeat_id(header: str | None, given: str | None) -> str | None:
     if header is None or given is not None:
         return given
     return header if TOKEN.fullmatch(header) else hashlib.sha256(header.encode()).hexdigest()[:32]
+
+
+async def refuse_others(session: Session, id: str, targets: Collection[str]) -> None:
+    """Refuse an input that was sent before to somebody else: one key is for one request.
+
+    Raises:
+        Conflict: it was.
+    """
+    prefix = f"{session_filter(session.shard, session.id).removesuffix('.>')}.{session.member}.in"
+    for message in await session.log.table(session.shard, f"{prefix}.*.{id}"):
+        event = to_event(message)
+        if event is not None and event.address.target not in targets:
+            raise Conflict(
+                f"input {id!r} was sent before to {event.address.target!r}; use a new id", actual=event.sequence
+            )
 
 
 def number(request: Request, name: str, default: int, least: int, most: int) -> int:

@@ -134,4 +134,5 @@ async def send_placed(session: Session, said: NewInput, id: str | None) -> Sent:
         to=said.to,
         id=id,
         cancel=(place == "edits") if said.cancel is None else said.cancel,
+        overlap=said.overlap,
     )

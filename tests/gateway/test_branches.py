@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from orchestrator_free.events import decode
 from orchestrator_free.fold import Fold
 from orchestrator_free.subjects import run_id
 
@@ -70,9 +71,12 @@ async def test_an_edit_cancels_what_answers_the_old_input_unless_told_not_to(
 ) -> None:
     """Nobody has begun: both inputs are cancelled with the edit of the first one."""
     where, here = f"/sessions/{session}/inputs", ann.session(session)
-    kept = {"text": "x", "edits": ref("two"), "cancel": False}
+    kept = {"text": "x", "edits": ref("two"), "cancel": False, "overlap": "interrupt"}
     assert (await gateway.http.post(where, json=kept)).status_code == 202
     assert (await here.view())["controls"] == []
+    last = await here.log.last(here.shard, here.filter)
+    assert last is not None
+    assert decode(last.payload)["overlap"] == "interrupt"
 
     assert (await gateway.http.post(where, json={"text": "eins", "edits": ref("one"), "id": "e"})).status_code == 202
 

@@ -155,6 +155,17 @@ async def test_the_same_key_with_other_content_is_a_conflict(gateway: Any, ann: 
     assert [entry["text"] for entry in await inputs_of(ann, session)] == ["one"]
 
 
+async def test_the_same_key_to_somebody_else_is_a_conflict(gateway: Any, ann: Broker, session: str) -> None:
+    """Also where one of them is the same; sent again as it was, it is answered as it was."""
+    headers, answers = {"idempotency-key": "k"}, []
+    for to in (["ada", "bob"], "cleo", ["bob", "cleo"], ["bob", "ada"]):
+        body = {"to": to, "text": "one"}
+        answers.append(await gateway.http.post(f"/sessions/{session}/inputs", json=body, headers=headers))
+    assert [answer.status_code for answer in answers] == [202, 409, 409, 200]
+    assert "'ada'" in answers[1].json()["detail"] or "'bob'" in answers[1].json()["detail"]
+    assert {entry["to"] for entry in await inputs_of(ann, session)} == {"ada", "bob"}
+
+
 async def test_twenty_duplicates_at_once_are_one_input(gateway: Any, ann: Broker, session: str) -> None:
     """One 202, else 200, all with the same body."""
     send = {"json": {"to": "ada", "text": "go"}, "headers": {"idempotency-key": "k"}}
