@@ -257,7 +257,12 @@ async def coordinate(session: Session, input: str) -> None:
         ("lease", "", "l2", {"type": "lease.taken", "term": 1, "hold": "h2"}),
         ("stage", "l2", "h2", {"type": "lease.lapsed", "term": 1}),
         *(
-            ("notice", "", f"n-{step}", {"type": f"notification.{step}", "about": "ask.open", "position": "x", "tries": 8})
+            (
+                "notice",
+                "",
+                f"n-{step}",
+                {"type": f"notification.{step}", "about": "ask.open", "position": "x", "tries": 8},
+            )
             for step in ("failed", "retry", "delivered")
         ),
     ]
@@ -395,7 +400,13 @@ def test_only_core_publishes_under_every_name(role: str) -> None:
 
     kinds = ("run.*", "in.*.*", "ctl.*.*", "outcome.*", "state.*", "ask.*", "answer.*", "stage.*.*", "lease.*", "floor")
     own = [f"session.*.*.bob.{kind}" for kind in (*kinds, "presence")]
-    wanted = {"core": ["session.>"], "agent": own, "service": [], "notifier": ["session.*.*.bob.notice.*"], "observer": []}
+    wanted = {
+        "core": ["session.>"],
+        "agent": own,
+        "service": [],
+        "notifier": ["session.*.*.bob.notice.*"],
+        "observer": [],
+    }
     assert events == wanted[role]
     later = [subject for subject in allowed if subject.startswith("at.")]
     timed = ["at.session.*.*.bob.stage.*.*", "at.session.*.*.bob.ctl.*.*"]

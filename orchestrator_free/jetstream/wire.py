@@ -208,9 +208,7 @@ class Wire(Connection):
             Conflict: somebody else wrote first.
             TooLarge, StorageFull, PermissionDenied, BrokerTimeout: as they say; nothing is retried by the caller.
         """
-        header = publish_header(
-            expect, expect_filter, rollup=rollup, message_id=message_id, schedule=schedule, ttl=ttl
-        )
+        header = publish_header(expect, expect_filter, rollup=rollup, message_id=message_id, schedule=schedule, ttl=ttl)
         if len(header) + len(payload) > self.max_payload:
             raise TooLarge(f"{len(payload)} bytes are more than the broker takes in one message ({self.max_payload})")
         loop = asyncio.get_running_loop()
