@@ -136,7 +136,7 @@ def up(
         ):
             url, known = upstream.url, upstream.durability
             lines = [
-                f"gateway [bold]{gateway}[/]  (API: {gateway}/docs, metrics: {gateway}/metrics)",
+                f"gateway [bold]{gateway}[/]  (console: {gateway}/console, API: {gateway}/docs, metrics: {gateway}/metrics)",
                 f"broker  [bold]{url}[/]  durability {known}",
             ]
             if not broker and url != "nats://127.0.0.1:4222":
@@ -307,6 +307,7 @@ def _demo_environment(url: str, *, live: bool) -> dict[str, str]:
 
 def _watch_hints(gateway: str, url: str, session: str) -> list[str]:
     return [
+        f"the console  {gateway}/console/#/s/{session}",
         f"the feed     curl -N '{gateway}/sessions/{session}/events'",
         f"a terminal   orchestrator-free --url {url} tail {session}",
         f"the view     {gateway}/sessions/{session}",
