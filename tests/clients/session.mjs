@@ -26,7 +26,24 @@ class Locks {
     }
   }
 }
-const scope = { ...client, SseParser, Store, Locks, seen: [] };
+/** A chat of the AI SDK of a version, as an app without a framework has it. */
+async function makeChat(version, id, transport) {
+  const { AbstractChat, DefaultChatTransport } = await import(version);
+  const state = {
+    status: "ready", error: undefined, messages: [],
+    pushMessage(message) { this.messages = [...this.messages, message]; },
+    popMessage() { this.messages = this.messages.slice(0, -1); },
+    replaceMessage(index, message) { this.messages = this.messages.with(index, structuredClone(message)); },
+    snapshot: (value) => structuredClone(value),
+  };
+  class Chat extends AbstractChat {}
+  return new Chat({ id, state, transport: typeof transport === "function" ? transport(DefaultChatTransport) : transport });
+}
+async function makeAgent(name, url, threadId, fetch) {
+  const { HttpAgent } = await import(name);
+  return new HttpAgent({ url, threadId, fetch });
+}
+const scope = { ...client, SseParser, Store, Locks, makeChat, makeAgent, seen: [] };
 const say = (what) => console.log(JSON.stringify(what));
 const run = (code) => new AsyncFunction(...Object.keys(scope), `return (${code});`)(...Object.values(scope));
 process.on("unhandledRejection", (error) => say({ unhandled: String(error) }));

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
-from orchestrator_free.broker import connect
-from orchestrator_free.gateway.app import Gateway
-from orchestrator_free.gateway.serving import Server
+from tests.gateway.pages import RefusedError, Restartable, page, restartable
+
+__all__ = ["page", "restartable"]  # fixtures
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -29,92 +28,6 @@ for number in range(40):
 """
 WHOLE = "".join(f"w{number} " for number in range(40))
 TEXT = "session.view.agents[0]?.runs[0]?.parts.find((part) => part.type === 'text')?.text"
-
-
-class RefusedError(Exception):
-    """What a command came to."""
-
-
-class Page:
-    """A process with the client in it."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    def begin(self, *command: Any) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(command).encode() + b"\n")
-
-    async def end(self) -> Any:
-        """What the oldest command that has ended came to."""
-        assert self._process.stdout is not None
-        async with asyncio.timeout(60):
-            text = await self._process.stdout.readline()
-        if not text:
-            assert self._process.stderr is not None
-            raise AssertionError((await self._process.stderr.read()).decode()[-2000:])
-        found = json.loads(text)
-        if "value" not in found:
-            raise RefusedError(json.dumps(found))
-        return found["value"]
-
-    async def do(self, *command: Any) -> Any:
-        self.begin(*command)
-        return await self.end()
-
-    async def open(self, base: str, session: str, name: str = "session", **options: Any) -> None:
-        await self.do("open", {"gateway": base, "session": session, **options}, name)
-
-    async def eval(self, code: str) -> Any:
-        return await self.do("eval", code)
-
-    async def wait(self, code: str) -> Any:
-        return await self.do("wait", code)
-
-
-@pytest.fixture
-def page(clients: Path) -> Callable[..., Any]:
-    """Start a page: `async with page() as tab:`."""
-
-    @asynccontextmanager
-    async def start(*more: str) -> AsyncIterator[Page]:
-        process = await asyncio.create_subprocess_exec(
-            "node", *more, "session.mjs", cwd=clients, limit=2**24,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        try:
-            yield Page(process)
-        finally:
-            process.kill()
-            await process.wait()
-
-    return start
-
-
-class Restartable:
-    """A gateway that can go and come back on its port."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self.port = 0
-
-    @property
-    def base(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @asynccontextmanager
-    async def up(self) -> AsyncIterator[str]:
-        async with connect(self._url, member="gateway") as broker:
-            gateway = Gateway(broker)
-            async with Server(gateway.app, port=self.port, on_drain=gateway.drain) as served:
-                self.port = served.port
-                yield self.base
-
-
-@pytest.fixture
-def restartable(broker_url: str) -> Restartable:
-    """A gateway for `async with restartable.up() as base:`, several times."""
-    return Restartable(broker_url)
 
 
 @pytest.fixture
@@ -366,3 +279,27 @@ async def test_any_line_ends_and_any_cuts_are_understood(page: Any) -> None:
                     return [found, parser.retry];
                 }})()"""
                 assert await tab.eval(code) == [expected, 5], (line_end, size)
+
+
+async def test_the_readme_of_the_package_runs_as_it_stands(
+    gateway: Any, programs: Any, clients: Path, tmp_path: Path
+) -> None:
+    """Its first program, against a gateway and an agent."""
+    package = clients.parents[1] / "orchestrator_free/web/client"
+    program = (package / "README.md").read_text().split("```js\n")[1].split("```")[0]
+    agent = programs.agent("outliner", "await run.text('## Outline')")
+    program = program.replace("http://127.0.0.1:8080", f"http://127.0.0.1:{gateway.port}")
+    script = tmp_path / "readme.mjs"
+    script.write_text(program)
+    (tmp_path / "node_modules/@orchestrator-free").mkdir(parents=True)
+    (tmp_path / "node_modules/@orchestrator-free/client").symlink_to(package)
+    node = await asyncio.create_subprocess_exec("node", str(script), stdout=asyncio.subprocess.PIPE)
+    try:
+        output = (await asyncio.wait_for(node.communicate(), 60))[0].decode()
+    finally:
+        if node.returncode is None:
+            node.kill()
+    assert agent
+    assert node.returncode == 0
+    assert "outliner done ## Outline" in output
+    assert "stored at" in output

@@ -39,6 +39,8 @@ export declare class Gateway {
      * @throws GatewayError of status 0 if nobody answered, and of the answer's if that is an error.
      */
     send(method: string, path: string, call?: Call): Promise<Response>;
+    /** `fetch` with this gateway's token; a 401 is tried once more with a new one. */
+    readonly fetch: typeof fetch;
     json(method: string, path: string, call?: Call): Promise<any>;
     /** One page of the sessions, by id. */
     sessions(query?: {

@@ -56,22 +56,26 @@ export class Gateway {
      * @throws GatewayError of status 0 if nobody answered, and of the answer's if that is an error.
      */
     async send(method, path, call = {}) {
-        let response = await this.#once(method, path, call);
-        if (response.status === 401 && this.#token) {
-            await response.body?.cancel().catch(() => { });
-            response = await this.#once(method, path, call);
-        }
+        const response = await this.#renewed(() => this.#once(method, path, call));
         if (!response.ok)
             throw await GatewayError.of(response);
         return response;
     }
+    /** `fetch` with this gateway's token; a 401 is tried once more with a new one. */
+    fetch = (input, init) => this.#renewed(() => this.#authorized(input, init));
+    async #renewed(once) {
+        const response = await once();
+        if (response.status !== 401 || !this.#token)
+            return response;
+        await response.body?.cancel().catch(() => { });
+        return once();
+    }
     async #once(method, path, { body, headers = {}, signal, query }) {
         const said = body === undefined ? {} : { "content-type": "application/json" };
         try {
-            const token = await this.token();
-            return await this.#fetch(this.url(path, query), {
+            return await this.#authorized(this.url(path, query), {
                 method,
-                headers: { ...said, ...headers, ...(token ? { authorization: `Bearer ${token}` } : {}) },
+                headers: { ...said, ...headers },
                 body: body === undefined ? null : JSON.stringify(body),
                 signal: signal ?? null,
                 cache: "no-store",
@@ -82,6 +86,13 @@ export class Gateway {
                 throw error;
             throw new GatewayError(0, `the gateway at ${this.base} does not answer: ${String(error)}`, undefined, null, { cause: error });
         }
+    }
+    async #authorized(input, init = {}) {
+        const headers = new Headers(init.headers);
+        const token = await this.token();
+        if (token)
+            headers.set("authorization", `Bearer ${token}`);
+        return this.#fetch(input, { ...init, headers });
     }
     async json(method, path, call = {}) {
         const text = await (await this.send(method, path, call)).text();

@@ -5,6 +5,11 @@ import type { Session } from "./session.js";
 import type { Control, Envelope, Json, Member, Reference, Status } from "./types.js";
 export interface SessionOptions extends GatewayOptions {
     session: string;
+    /** Begin the session if there is none. */
+    begin?: {
+        title?: string;
+        agents?: string[];
+    };
     /** Who speaks and looks. */
     member?: string;
     /** With what; by default a name of this browser. */

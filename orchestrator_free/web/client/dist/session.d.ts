@@ -1,7 +1,7 @@
 /** A session as a page sees it: what is in it, live; and what can be said to it, also while the gateway is away. */
 import { Emitter } from "./emitter.js";
 import { Fold } from "./fold.js";
-import { Gateway, type GatewayError } from "./http.js";
+import { Gateway, GatewayError } from "./http.js";
 import type { About, ControlSent, Said, Sent, SessionEvents, SessionOptions } from "./options.js";
 import { Outbox } from "./outbox.js";
 import { State } from "./state.js";

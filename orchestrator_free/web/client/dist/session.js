@@ -4,7 +4,7 @@ import { Completion } from "./completion.js";
 import { Emitter, Stream } from "./emitter.js";
 import { Feed } from "./feed.js";
 import { Fold } from "./fold.js";
-import { Backoff, Gateway } from "./http.js";
+import { Backoff, Gateway, GatewayError, pause } from "./http.js";
 import { Outbox } from "./outbox.js";
 import { SseParser, pieces } from "./sse.js";
 import { State } from "./state.js";
@@ -62,7 +62,9 @@ export class Session extends Emitter {
         this.#completion = this.#newCompletion();
         const source = (this.#source = this.#newSource());
         this.outbox.open();
-        source.run().catch((error) => opened.reject(error));
+        this.#begin(source)
+            .then(() => (this.#source === source ? source.run() : undefined))
+            .catch((error) => opened.reject(error));
         return opened.promise;
     }
     /** Stop following. Nothing is cancelled by that. */
@@ -195,6 +197,28 @@ export class Session extends Emitter {
     }
     #control(type, { id, ...about }, text) {
         return this.#say("control", "/controls", { type, text, ...about, id, from: this.member }, id);
+    }
+    /** Begin the session, if that is asked for and as soon as it can be. */
+    async #begin(source) {
+        const { begin } = this.options;
+        const backoff = this.#backoff();
+        const { signal } = new AbortController();
+        while (begin && !this.#fold && this.#source === source) {
+            try {
+                await this.http.create({ ...begin, session: this.session });
+                return;
+            }
+            catch (error) {
+                if (!(error instanceof GatewayError))
+                    throw error;
+                if (error.status === 409)
+                    return; // somebody else was first
+                if (!error.passing)
+                    throw error;
+                this.#set("offline", error);
+                await pause(backoff.next(error.retryAfter ?? 0), signal);
+            }
+        }
     }
     #newSource() {
         const { session, member, device, options } = this;

@@ -7,6 +7,8 @@ import type { Control, Envelope, Json, Member, Reference, Status } from "./types
 
 export interface SessionOptions extends GatewayOptions {
   session: string;
+  /** Begin the session if there is none. */
+  begin?: { title?: string; agents?: string[] };
   /** Who speaks and looks. */
   member?: string;
   /** With what; by default a name of this browser. */

@@ -5,7 +5,7 @@ import { Completion } from "./completion.js";
 import { Emitter, Stream } from "./emitter.js";
 import { Feed, type Follower } from "./feed.js";
 import { Fold } from "./fold.js";
-import { Backoff, Gateway, type GatewayError } from "./http.js";
+import { Backoff, Gateway, GatewayError, pause } from "./http.js";
 import type { About, ControlSent, Said, Sent, SessionEvents, SessionOptions } from "./options.js";
 import { Outbox, type Pending, type Storing } from "./outbox.js";
 import { SseParser, pieces } from "./sse.js";
@@ -64,7 +64,9 @@ export class Session extends Emitter<SessionEvents> {
     this.#completion = this.#newCompletion();
     const source = (this.#source = this.#newSource());
     this.outbox.open();
-    source.run().catch((error) => opened.reject(error));
+    this.#begin(source)
+      .then(() => (this.#source === source ? source.run() : undefined))
+      .catch((error) => opened.reject(error));
     return opened.promise;
   }
 
@@ -217,6 +219,25 @@ export class Session extends Emitter<SessionEvents> {
 
   #control(type: string, { id, ...about }: About, text?: string): Promise<ControlSent> {
     return this.#say("control", "/controls", { type, text, ...about, id, from: this.member }, id);
+  }
+
+  /** Begin the session, if that is asked for and as soon as it can be. */
+  async #begin(source: { run(): Promise<void> }): Promise<void> {
+    const { begin } = this.options;
+    const backoff = this.#backoff();
+    const { signal } = new AbortController();
+    while (begin && !this.#fold && this.#source === source) {
+      try {
+        await this.http.create({ ...begin, session: this.session });
+        return;
+      } catch (error) {
+        if (!(error instanceof GatewayError)) throw error;
+        if (error.status === 409) return; // somebody else was first
+        if (!error.passing) throw error;
+        this.#set("offline", error);
+        await pause(backoff.next(error.retryAfter ?? 0), signal);
+      }
+    }
   }
 
   #newSource(): { run(): Promise<void>; close(): void } {
