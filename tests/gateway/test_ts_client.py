@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from orchestrator_free.broker import connect
+from orchestrator_free.gateway.app import Gateway
+from orchestrator_free.gateway.serving import Server
 from tests.gateway.pages import RefusedError, Restartable, page, restartable
 
 __all__ = ["page", "restartable"]  # fixtures
@@ -303,3 +306,91 @@ async def test_the_readme_of_the_package_runs_as_it_stands(
     assert node.returncode == 0
     assert "outliner done ## Outline" in output
     assert "stored at" in output
+
+
+class Guard:
+    """Lets only requests with the present token through, as something in front of a gateway does."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self.token = "first"
+        self.refused = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        said = dict(scope.get("headers", ())).get(b"authorization", b"").decode()
+        if scope["type"] == "http" and said != f"Bearer {self.token}":
+            self.refused += 1
+            await send({"type": "http.response.start", "status": 401, "headers": []})
+            await send({"type": "http.response.body", "body": b"no"})
+        else:
+            await self._app(scope, receive, send)
+
+
+async def test_a_token_is_asked_again_when_it_is_refused(broker_url: str, page: Any, chat: str) -> None:
+    """For the feed and for what is said; one that stays refused is tried again later, and said."""
+    async with connect(broker_url, member="gateway") as broker:
+        gateway = Gateway(broker)
+        guard = Guard(gateway.app)
+        async with Server(guard, port=0, on_drain=gateway.drain) as served, page() as tab:
+            base = f"http://127.0.0.1:{served.port}"
+            await tab.do("keep", "tokens", "{asked: 0, now: ['old', 'first']}")
+            about = f"gateway: {base!r}, session: {chat!r}, share: false, backoff: {{base: 50, most: 200}}"
+            token = "token: async () => { tokens.asked += 1; return tokens.now.length > 1 ? tokens.now.shift() : tokens.now[0]; }"
+            await tab.do("keep", "session", f"new Session({{{about}, {token}}})")
+            await tab.eval("session.open()")
+            assert (guard.refused, await tab.eval("tokens.asked")) == (1, 2)
+            guard.token = "second"
+            await tab.do("keep", "said", "[session.send('hello')]")
+            await tab.wait("session.outbox.entries[0]?.error !== null")
+            assert await tab.eval("tokens.now.splice(0, 1, 'second')") == ["first"]
+            assert (await tab.eval("Promise.all(said)"))[0]["input"]
+            await tab.wait("session.view.inputs.length === 1")
+
+
+async def test_a_large_run_that_ended_meanwhile_is_fetched(
+    restartable: Restartable, ann: Broker, programs: Any, page: Any, fresh: Callable[[str], str]
+) -> None:
+    """Its parts are an object of the session."""
+    name, agent = fresh("chat"), fresh("agent")
+    programs.agent(agent, "for number in range(40):\n    await run.text('x' * 50_000)")
+    await ann.session(name).create(agents=[agent])
+    async with page() as tab:
+        async with restartable.up() as base:
+            await tab.open(base, name)
+        sent = await ann.session(name).send("go", to=agent)
+        await ann.session(name).result(agent, sent.run, timeout=60)
+        async with restartable.up():
+            await tab.wait(f"({TEXT})?.length === 2_000_000 && session.view.agents[0].runs[0].object")
+            assert await tab.eval("session.view") == await view_of(base, name)
+
+
+async def test_a_page_that_is_no_gateway_is_not_taken_for_one(gateway: Any, page: Any, chat: str) -> None:
+    """It says what is wrong, and tries again."""
+    async with page() as tab:
+        about = f"{{gateway: 'http://127.0.0.1:{gateway.port}', session: {chat!r}, share: false, fetch: async () => new Response('<html>')}}"
+        await tab.do("keep", "session", f"new Session({about})")
+        await tab.eval("void session.open()")
+        assert "somebody stands in between" in await tab.wait("session.error?.message")
+        assert await tab.eval("session.status") == "offline"
+
+
+async def test_a_session_is_begun_by_the_first_page_even_while_offline(
+    restartable: Restartable, page: Any, fresh: Callable[[str], str]
+) -> None:
+    """Two pages may both ask for it; without it a page can open again what failed."""
+    async with restartable.up() as base:
+        pass
+    name = fresh("new")
+    async with page() as one, page() as two:
+        about = f"{{gateway: {base!r}, session: {name!r}, share: false, backoff: {{base: 50, most: 200}}, begin: {{title: 't'}}}}"
+        for tab in (one, two):
+            await tab.do("keep", "session", f"new Session({about})")
+            await tab.eval("void session.open()")
+        await one.wait("session.status === 'offline'")
+        async with restartable.up():
+            assert [await tab.wait("session.view?.meta.title") for tab in (one, two)] == ["t", "t"]
+            with pytest.raises(RefusedError, match="404"):
+                await two.open(base, f"{name}-2", "later")
+            await two.eval(f"session.http.create({{session: '{name}-2'}})")
+            await two.eval("later.open()")
+            assert await two.eval("later.status") == "live"

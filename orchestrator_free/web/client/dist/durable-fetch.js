@@ -24,7 +24,8 @@ export function durableFetch(options = {}) {
 /** Where the answer is to be had again; what the request's query said holds for it, too. */
 function address(input, place, response) {
     const asked = new URL(input instanceof Request ? input.url : input, globalThis.location?.href);
-    const url = new URL(place, response.url || asked);
+    const prefix = place.startsWith("/api/") ? asked.pathname.slice(0, Math.max(0, asked.pathname.indexOf("/api/"))) : "";
+    const url = new URL(prefix + place, response.url || asked); // the gateway does not know below which path it stands
     for (const [name, value] of asked.searchParams)
         if (!url.searchParams.has(name))
             url.searchParams.set(name, value);

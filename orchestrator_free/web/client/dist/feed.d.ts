@@ -27,5 +27,7 @@ export declare class Feed {
     constructor(gateway: Gateway, options: FeedOptions, follower: Follower);
     /** Follow until `close`, until the session is deleted, or until an error that will not pass. */
     run(): Promise<void>;
+    /** Try at once, if the line is down: somebody looks again, or the network is back. */
+    wake(): void;
     close(): void;
 }

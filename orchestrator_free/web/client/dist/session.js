@@ -64,7 +64,8 @@ export class Session extends Emitter {
         this.outbox.open();
         this.#begin(source)
             .then(() => (this.#source === source ? source.run() : undefined))
-            .catch((error) => opened.reject(error));
+            .catch((error) => opened.reject(error))
+            .finally(() => this.#end(source));
         return opened.promise;
     }
     /** Stop following. Nothing is cancelled by that. */
@@ -198,6 +199,12 @@ export class Session extends Emitter {
     #control(type, { id, ...about }, text) {
         return this.#say("control", "/controls", { type, text, ...about, id, from: this.member }, id);
     }
+    /** There is nothing to follow any more; `open` may try again. */
+    #end(source) {
+        source.close();
+        if (this.#source === source)
+            this.#source = null;
+    }
     /** Begin the session, if that is asked for and as soon as it can be. */
     async #begin(source) {
         const { begin } = this.options;
@@ -223,6 +230,7 @@ export class Session extends Emitter {
     #newSource() {
         const { session, member, device, options } = this;
         const { transport = "sse", hidden, until } = options;
+        const backoff = options.backoff && this.#backoff();
         const sharing = {
             position: () => this.position,
             take: (lines) => this.#take(lines),
@@ -230,7 +238,7 @@ export class Session extends Emitter {
             standing: () => this.view && { view: this.view, members: this.presence, status: this.#status },
             adopt: (standing) => this.#adopt(standing),
         };
-        const open = (follower) => new Feed(this.http, { session, member, device, transport, hidden, until, backoff: this.#backoff() }, follower);
+        const open = (follower) => new Feed(this.http, { session, member, device, transport, hidden, until, backoff }, follower);
         if (!(options.share ?? canShare()) || until)
             return open(sharing);
         return new Tabs(`orchestrator-free ${this.http.base} ${session} ${member} ${device} ${hidden ?? false}`, sharing, open);

@@ -26,6 +26,7 @@ export class Tabs {
     /** Follow until `close`; and lead as soon as nobody else does. */
     async run() {
         this.#post({ hello: this.#tab });
+        globalThis.document?.addEventListener("visibilitychange", this.#looked);
         try {
             await navigator.locks.request(this.name, { signal: this.#stop.signal }, () => this.#lead());
         }
@@ -36,6 +37,7 @@ export class Tabs {
     }
     close() {
         this.#stop.abort();
+        globalThis.document?.removeEventListener("visibilitychange", this.#looked);
         this.#feed?.close();
         this.#channel.close();
     }
@@ -57,6 +59,13 @@ export class Tabs {
         });
         await this.#feed.run();
     }
+    /** Somebody looks at this tab: the leader, perhaps hidden and slow, shall not wait any longer. */
+    #looked = () => {
+        if (document.visibilityState !== "visible")
+            return;
+        this.#feed?.wake();
+        this.#post({ wake: true });
+    };
     #post(message) {
         if (!this.#stop.signal.aborted)
             this.#channel.postMessage(message);
@@ -70,7 +79,11 @@ export class Tabs {
                 this.#post({ to: message.hello, standing });
         }
         else if (this.#feed) {
-            return; // this tab leads: nobody else has news
+            if ("wake" in message)
+                this.#feed.wake(); // this tab leads: nobody else has news
+        }
+        else if ("wake" in message) {
+            return;
         }
         else if ("leads" in message) {
             if (!this.#behind(message.leads))

@@ -43,8 +43,8 @@ export class Feed {
 
   /** Follow until `close`, until the session is deleted, or until an error that will not pass. */
   async run(): Promise<void> {
-    const online = () => this.#wake?.abort();
-    globalThis.addEventListener?.("online", online);
+    const wake = () => this.wake();
+    globalThis.addEventListener?.("online", wake);
     try {
       while (!this.#stop.signal.aborted) {
         const error = await this.#once();
@@ -54,8 +54,13 @@ export class Feed {
         await this.#rest(error?.retryAfter ?? 0);
       }
     } finally {
-      globalThis.removeEventListener?.("online", online);
+      globalThis.removeEventListener?.("online", wake);
     }
+  }
+
+  /** Try at once, if the line is down: somebody looks again, or the network is back. */
+  wake(): void {
+    this.#wake?.abort();
   }
 
   close(): void {
@@ -109,12 +114,15 @@ export class Feed {
       const headers = { accept: "text/event-stream" };
       const response = await this.gateway.send("GET", path, { query, headers, signal: line.signal });
       const parser = new SseParser();
+      if (!response.headers.get("content-type")?.startsWith("text/event-stream")) {
+        throw new GatewayError(0, `${response.url} answers, but not with a feed: somebody stands in between`);
+      }
       this.#live();
       for await (const piece of pieces(response.body!, line.signal)) {
         clearTimeout(timer);
         timer = setTimeout(() => line.abort(), SILENCE);
         const frames = parser.feed(piece);
-        if (parser.retry !== null) this.#backoff.base = parser.retry;
+        if (parser.retry !== null && !this.options.backoff) this.#backoff.base = parser.retry;
         this.#take(frames.map(({ event, data, id }) => (event ? control(event, id, data) : (JSON.parse(data) as Envelope))));
       }
     } finally {

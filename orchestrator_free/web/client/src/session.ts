@@ -66,7 +66,8 @@ export class Session extends Emitter<SessionEvents> {
     this.outbox.open();
     this.#begin(source)
       .then(() => (this.#source === source ? source.run() : undefined))
-      .catch((error) => opened.reject(error));
+      .catch((error) => opened.reject(error))
+      .finally(() => this.#end(source));
     return opened.promise;
   }
 
@@ -221,6 +222,12 @@ export class Session extends Emitter<SessionEvents> {
     return this.#say("control", "/controls", { type, text, ...about, id, from: this.member }, id);
   }
 
+  /** There is nothing to follow any more; `open` may try again. */
+  #end(source: { close(): void }): void {
+    source.close();
+    if (this.#source === source) this.#source = null;
+  }
+
   /** Begin the session, if that is asked for and as soon as it can be. */
   async #begin(source: { run(): Promise<void> }): Promise<void> {
     const { begin } = this.options;
@@ -243,6 +250,7 @@ export class Session extends Emitter<SessionEvents> {
   #newSource(): { run(): Promise<void>; close(): void } {
     const { session, member, device, options } = this;
     const { transport = "sse", hidden, until } = options;
+    const backoff = options.backoff && this.#backoff();
     const sharing: Sharing = {
       position: () => this.position,
       take: (lines) => this.#take(lines),
@@ -251,7 +259,7 @@ export class Session extends Emitter<SessionEvents> {
       adopt: (standing) => this.#adopt(standing),
     };
     const open = (follower: Follower) =>
-      new Feed(this.http, { session, member, device, transport, hidden, until, backoff: this.#backoff() }, follower);
+      new Feed(this.http, { session, member, device, transport, hidden, until, backoff }, follower);
     if (!(options.share ?? canShare()) || until) return open(sharing);
     return new Tabs(`orchestrator-free ${this.http.base} ${session} ${member} ${device} ${hidden ?? false}`, sharing, open);
   }

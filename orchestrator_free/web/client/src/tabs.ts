@@ -21,6 +21,7 @@ type Message =
   | { hello: string }
   | { leads: string | null }
   | { to: string; standing: Standing }
+  | { wake: true }
   | { lines: Line[] }
   | { status: Status; error: { status: number; message: string } | null };
 
@@ -53,6 +54,7 @@ export class Tabs {
   /** Follow until `close`; and lead as soon as nobody else does. */
   async run(): Promise<void> {
     this.#post({ hello: this.#tab });
+    globalThis.document?.addEventListener("visibilitychange", this.#looked);
     try {
       await navigator.locks.request(this.name, { signal: this.#stop.signal }, () => this.#lead());
     } catch (error) {
@@ -62,6 +64,7 @@ export class Tabs {
 
   close(): void {
     this.#stop.abort();
+    globalThis.document?.removeEventListener("visibilitychange", this.#looked);
     this.#feed?.close();
     this.#channel.close();
   }
@@ -84,6 +87,13 @@ export class Tabs {
     await this.#feed.run();
   }
 
+  /** Somebody looks at this tab: the leader, perhaps hidden and slow, shall not wait any longer. */
+  #looked = (): void => {
+    if (document.visibilityState !== "visible") return;
+    this.#feed?.wake();
+    this.#post({ wake: true });
+  };
+
   #post(message: Message): void {
     if (!this.#stop.signal.aborted) this.#channel.postMessage(message);
   }
@@ -94,7 +104,9 @@ export class Tabs {
       const standing = this.#feed && this.session.standing();
       if (standing) this.#post({ to: message.hello, standing });
     } else if (this.#feed) {
-      return; // this tab leads: nobody else has news
+      if ("wake" in message) this.#feed.wake(); // this tab leads: nobody else has news
+    } else if ("wake" in message) {
+      return;
     } else if ("leads" in message) {
       if (!this.#behind(message.leads)) return;
       this.#asked = true;
