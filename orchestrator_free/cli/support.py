@@ -83,7 +83,7 @@ class Play:
         await self._type("/whisper orders refund order 1042", lambda fold: "refund" in fold.state)
         self._tell("orders: paid the refund; the whisper is not shown to the customer.")
         await self._type("Done. You have the receipt in a minute.", lambda fold: _notes(fold) == 2)
-        await self._type("/return refunded", lambda fold: fold.floor.holder != PERSON)
+        await self._type("/return refunded", lambda fold: (fold.floor.state or {}).get("step") == "return")
         self._tell(f"{PERSON}, desk: gave the floor back.")
 
     async def _type(self, line: str, until: Callable[[Fold], object]) -> None:
