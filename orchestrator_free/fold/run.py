@@ -101,7 +101,7 @@ class RunFold:
             "into": self.into,
             "waiting": self.waiting if self.open else None,
             "stalled": self.stalled if self.open else None,
-            "status": self._shown_status(),
+            "status": self.shown_status,
             "cancelled": self.cancelled or None,
             "attempt": self.attempt,
             "attempts": list(self.attempts),
@@ -115,8 +115,9 @@ class RunFold:
             "last": self.last,
         }
 
-    def _shown_status(self) -> str:
-        """Return the status that people see: a cancel counts from its place in the log, whenever the agent stops."""
+    @property
+    def shown_status(self) -> str:
+        """The status that people see: a cancel counts from its place in the log, whenever the agent stops."""
         if self.open and self.cancelled:
             return "cancelled"
         return "lost" if self.lost and self.open else self.status

@@ -29,8 +29,8 @@ class Fold:
     """
 
     __slots__ = (
-        "asks", "branches", "controls", "deleted", "floor", "inputs", "leases", "meta", "notices", "offline",
-        "presence", "runs", "sequence", "session", "skipped", "state",
+        "__weakref__", "asks", "branches", "controls", "deleted", "floor", "inputs", "leases", "meta", "notices",
+        "offline", "presence", "runs", "sequence", "session", "skipped", "state",
     )  # fmt: skip
 
     def __init__(self, session: str) -> None:
@@ -83,15 +83,19 @@ class Fold:
 
     def _queued(self) -> Iterator[tuple[str, str, View]]:
         for entry in sorted(self.inputs.values(), key=lambda entry: int(entry["sequence"])):
-            if entry["replayed"] or entry["note"]:
-                continue
             run = run_id(entry["from"], entry["input"])
-            targets = [entry["to"]] if entry["to"] != ALL else self.meta["agents"]
-            for agent in targets:
-                if entry["to"] == ALL and not answers(entry["floor"], agent, entry):
-                    continue
-                if (agent, run) not in self.runs and not self.controls.cancels(agent, run, entry["sequence"]):
-                    yield agent, run, entry
+            for agent in self.owed(entry, run):
+                yield agent, run, entry
+
+    def owed(self, entry: View, run: str) -> Iterator[str]:
+        """Yield the agents that are to work on an input and have not begun; `run` is the id of its run."""
+        if entry["replayed"] or entry["note"]:
+            return
+        for agent in [entry["to"]] if entry["to"] != ALL else self.meta["agents"]:
+            if entry["to"] == ALL and not answers(entry["floor"], agent, entry):
+                continue
+            if (agent, run) not in self.runs and not self.controls.cancels(agent, run, entry["sequence"]):
+                yield agent
 
     def queue(self) -> list[View]:
         """Return what has not begun, with its place among what its agent has not begun."""

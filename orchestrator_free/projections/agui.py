@@ -1,8 +1,9 @@
 """An answer as AG-UI events, for clients of protocol 1.0 and of 0.0.x.
 
 One run of the protocol is one answer. Where an input goes to several agents, or an agent delegates, each of ours is a
-subagent of it (1.0; older clients know no subagents and get the parts without attribution). No field is ever null, and
-everything that was opened is closed before the run's end: both are fatal to the clients.
+subagent of it (1.0; older clients know no subagents and get the parts without attribution). No field is ever null,
+except in what agents wrote, and everything that was opened is closed before the run's end: both are fatal to the
+clients.
 Facts about events: the schemas shipped in npm `@ag-ui/core` 1.0.0 and 0.0.59.
 """
 
@@ -14,9 +15,9 @@ from typing import Any
 import orjson
 
 from orchestrator_free.fold import Fold, RunFold
-from orchestrator_free.projections.aisdk import file_url
-from orchestrator_free.projections.answer import Answer, Step
-from orchestrator_free.subjects import ALL
+from orchestrator_free.projections.aisdk import file_url, tool_error, tool_input
+from orchestrator_free.projections.answer import Answer, Step, entry_of
+from orchestrator_free.projections.told import name_of
 
 Event = dict[str, Any]
 
@@ -77,17 +78,17 @@ class EventStream:
         run = step.run
         if run is None:
             return [self._end(fold, step.text)]
-        about = {"subagentRunId": _name(run)} if self._is_subagent(fold, run) else {}
+        about = {"subagentRunId": name_of(run.agent, run.run)} if self._modern and not step.direct else {}
         match step.kind:
             case "run.began":
-                return [self._began(fold, run)] if about else []
+                return [self._began(run)] if about else []
             case "run.ended":
                 return [_ended(run)] if about else []
             case "run.changed":
                 return [{"type": "CUSTOM", "name": "agent", "value": _status(run), **about}]
-            case "text.began" | "text.grew" | "text.ended":
+            case "text.began" | "text.opened" | "text.grew" | "text.closed" | "text.ended":
                 events = _text(step)
-            case "tool.began" | "tool.grew" | "tool.called" | "tool.output" | "tool.ended":
+            case "tool.began" | "tool.grew" | "tool.given" | "tool.called" | "tool.output" | "tool.ended":
                 events = _tool(run, step)
             case "ask":
                 events = [{"type": "CUSTOM", "name": "ask", "value": step.part}]
@@ -95,26 +96,10 @@ class EventStream:
                 events = _whole(self._session, step)
         return [event | about for event in events]
 
-    def _is_subagent(self, fold: Fold, run: RunFold) -> bool:
-        """Whether a run is one of several: of a single agent that was asked, the run is the answer itself."""
-        if not self._modern:
-            return False
-        asked = [
-            entry["to"]
-            for entry in fold.inputs.values()
-            if (entry["from"], entry["input"]) == (self.answer.sender, self.answer.input)
-        ]
-        alone = len(asked) == 1 and (asked[0] != ALL or len(fold.meta["agents"]) == 1)
-        return not alone or run.run != self.answer.run
-
-    def _began(self, fold: Fold, run: RunFold) -> Event:
-        event: Event = {"type": "SUBAGENT_STARTED", "subagentRunId": _name(run), "name": run.agent}
-        parent = run.parent
-        if isinstance(parent, dict):
-            above = fold.run(parent["agent"], parent["run"])
-            if above is not None and self._is_subagent(fold, above):
-                event["parentSubagentRunId"] = _name(above)
-        return event
+    def _began(self, run: RunFold) -> Event:
+        event: Event = {"type": "SUBAGENT_STARTED", "subagentRunId": name_of(run.agent, run.run), "name": run.agent}
+        above = self.answer.above(run)
+        return event | ({"parentSubagentRunId": above} if above else {})
 
     def _end(self, fold: Fold, status: str) -> Event:
         run = {"threadId": self._session, "runId": self.answer.input}
@@ -129,42 +114,39 @@ class EventStream:
 
 def user_message(fold: Fold, sender: str, input: str) -> Event:
     """Return what a person said, as a message."""
-    entry = next(one for one in fold.inputs.values() if (one["from"], one["input"]) == (sender, input))
+    entry = entry_of(fold, sender, input)
     return {"id": input, "role": "user", "content": entry["text"], "name": sender}
 
 
-def _name(run: RunFold) -> str:
-    return f"{run.agent}.{run.run[:8]}"
-
-
 def _status(run: RunFold) -> Event:
-    shown = run.view()
-    fields = ("agent", "run", "status", "attempt", "waiting", "stalled")
-    return {name: shown[name] for name in fields if shown[name] is not None}
+    about: Event = {"agent": run.agent, "run": run.run, "status": run.shown_status, "attempt": run.attempt}
+    now = {"waiting": run.waiting, "stalled": run.stalled} if run.open else {"into": run.into}
+    return about | {name: value for name, value in now.items() if value is not None}
 
 
 def _ended(run: RunFold) -> Event:
     if run.status in ("error", "failed", "rejected"):
-        return {"type": "SUBAGENT_ERROR", "subagentRunId": _name(run), "message": run.error or run.status}
-    return {"type": "SUBAGENT_FINISHED", "subagentRunId": _name(run)}
+        return {
+            "type": "SUBAGENT_ERROR",
+            "subagentRunId": name_of(run.agent, run.run),
+            "message": run.error or run.status,
+        }
+    return {"type": "SUBAGENT_FINISHED", "subagentRunId": name_of(run.agent, run.run)}
 
 
 def _text(step: Step) -> list[Event]:
-    message = {"messageId": step.key}
-    if step.part["type"] == "text":
-        match step.kind:
-            case "text.began":
-                return [{"type": "TEXT_MESSAGE_START", **message, "role": "assistant"}]
-            case "text.grew":
-                return [{"type": "TEXT_MESSAGE_CONTENT", **message, "delta": step.text}]
-        return [{"type": "TEXT_MESSAGE_END", **message}]
+    message, reasons = {"messageId": step.key}, step.part.get("type") == "reasoning"
+    kind = "REASONING_MESSAGE" if reasons else "TEXT_MESSAGE"
     match step.kind:
         case "text.began":
-            start = {"type": "REASONING_MESSAGE_START", **message, "role": "reasoning"}
-            return [{"type": "REASONING_START", **message}, start]
+            return [{"type": "REASONING_START", **message}] if reasons else []
+        case "text.opened":
+            return [{"type": f"{kind}_START", **message, "role": "reasoning" if reasons else "assistant"}]
         case "text.grew":
-            return [{"type": "REASONING_MESSAGE_CONTENT", **message, "delta": step.text}]
-    return [{"type": "REASONING_MESSAGE_END", **message}, {"type": "REASONING_END", **message}]
+            return [{"type": f"{kind}_CONTENT", **message, "delta": step.text}]
+        case "text.closed":
+            return [{"type": f"{kind}_END", **message}]
+    return [{"type": "REASONING_END", **message}] if reasons else []
 
 
 def _tool(run: RunFold, step: Step) -> list[Event]:
@@ -172,18 +154,21 @@ def _tool(run: RunFold, step: Step) -> list[Event]:
     match step.kind:
         case "tool.began":
             # One message per run holds its calls: some clients glue a call without one onto the message before.
-            about = {"toolCallName": part["tool"] or "tool", "parentMessageId": f"{_name(run)}.calls"}
+            about = {
+                "toolCallName": str(part.get("tool") or "tool"),
+                "parentMessageId": f"{name_of(run.agent, run.run)}.calls",
+            }
             return [{"type": "TOOL_CALL_START", **call, **about}]
         case "tool.grew":
-            return [{"type": "TOOL_CALL_ARGS", **call, "delta": step.text}]
+            return []  # the fold drops the pieces when the input is there: who was told some would miss the rest
+        case "tool.given":
+            given = tool_input(part)
+            return [{"type": "TOOL_CALL_ARGS", **call, "delta": "{}" if given is None else _json(given) or '""'}]
         case "tool.called":
-            arguments = {"type": "TOOL_CALL_ARGS", **call, "delta": _json(part["input"])}
-            return [*([] if step.text else [arguments]), {"type": "TOOL_CALL_END", **call}]
+            return [{"type": "TOOL_CALL_END", **call}]
         case "tool.output":
-            return [{"type": "CUSTOM", "name": "tool.output", "value": {**call, "output": part["output"]}}]
-    content = {"done": _json(part["output"]), "error": str(part["error"])}.get(
-        part["status"], "the run ended before it"
-    )
+            return [{"type": "CUSTOM", "name": "tool.output", "value": {**call, "output": part.get("output")}}]
+    content = _json(part.get("output")) if part.get("status") == "done" else tool_error(part)
     return [{"type": "TOOL_CALL_RESULT", "messageId": f"{step.key}.result", **call, "content": content, "role": "tool"}]
 
 
@@ -197,7 +182,7 @@ def _whole(session: str, step: Step) -> list[Event]:
     value = {name: item for name, item in part.items() if item is not None and name != "type"}
     if kind == "file":
         value["url"] = file_url(session, part)
-    return [{"type": "CUSTOM", "name": f"data.{part['name']}" if kind == "data" else kind, "value": value}]
+    return [{"type": "CUSTOM", "name": f"data.{part.get('name')}" if kind == "data" else kind, "value": value}]
 
 
 def messages(fold: Fold, asked: list[tuple[str, str]]) -> list[Event]:

@@ -11,8 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, Literal
 
+import orjson
+
 from orchestrator_free.fold import Fold, RunFold, View
-from orchestrator_free.projections.answer import Answer, Step, shown
+from orchestrator_free.projections.answer import Answer, Step, entry_of, shown
+from orchestrator_free.projections.kin import kin_of
+from orchestrator_free.projections.told import name_of
 from orchestrator_free.subjects import run_id
 
 Chunk = dict[str, Any]
@@ -80,9 +84,11 @@ class MessageStream:
     def _is_persons_turn(self, fold: Fold) -> bool:
         """Whether all that is open waits for approvals: clients say what was decided when the stream has ended."""
         members = [run for run in self.answer.members(fold) if run.open and not run.cancelled]
-        asks = [ask for ask in fold.asks.found.values() if ask["about"] == "approval" and ask["status"] == "open"]
-        approving = {(ask["run"]["agent"], ask["run"]["run"]) for ask in asks if ask["run"]}
-        return bool(members) and all((run.agent, run.run) in approving and run.waiting for run in members)
+        asks, found = kin_of(fold).asks, fold.asks.found
+        return bool(members) and all(
+            run.waiting and any(_approves(found[name]) for name in asks.get((run.agent, run.run), ()))
+            for run in members
+        )
 
     def _chunks(self, fold: Fold, step: Step) -> list[Chunk]:
         run = step.run
@@ -95,6 +101,8 @@ class MessageStream:
                 return self._text(run, step)
             case "tool.began" | "tool.grew" | "tool.called" | "tool.output" | "tool.ended":
                 return [_tool(run, step)]
+            case "text.opened" | "text.closed" | "tool.given":
+                return []
             case "ask":
                 return self._ask(step)
             case _:
@@ -118,12 +126,13 @@ class MessageStream:
         if self._profile < 6 or ask["about"] != "approval":
             return chunks
         call = {"toolCallId": ask["ask"]}
+        if not step.again:
+            what = {"toolName": "approval", "input": {"text": ask["text"], "data": ask["data"]}, "dynamic": True}
+            chunks.append({"type": "tool-input-available", **call, **what})
+            chunks.append({"type": "tool-approval-request", "approvalId": ask["ask"], **call})
         if ask["status"] == "open":
-            if not ask["answers"]:
-                what = {"toolName": "approval", "input": {"text": ask["text"], "data": ask["data"]}, "dynamic": True}
-                chunks.append({"type": "tool-input-available", **call, **what})
-                chunks.append({"type": "tool-approval-request", "approvalId": ask["ask"], **call})
-        elif ask["value"] == "approve":
+            return chunks
+        if ask["value"] == "approve":
             output = {"approved": True, "by": ask["by"]}
             chunks.append({"type": "tool-output-available", **call, "output": output, "dynamic": True})
         else:
@@ -151,16 +160,16 @@ def message_id(run: str) -> str:
 
 def agent_part(run: RunFold) -> Chunk:
     """Return the part that says who an agent is in an answer and how it is doing."""
-    return {"type": "data-agent", "id": _agent_id(run), "data": _agent_data(run.view())}
+    about = {
+        "agent": run.agent, "run": run.run, "status": run.shown_status, "attempt": run.attempt, "parent": run.parent,
+        "error": run.error, "into": run.into,
+    }  # fmt: skip
+    now = {"waiting": run.waiting if run.open else None, "stalled": run.stalled if run.open else None}
+    return {"type": "data-agent", "id": name_of(run.agent, run.run), "data": about | now}
 
 
-def _agent_id(run: RunFold) -> str:
-    return f"{run.agent}.{run.run[:8]}"
-
-
-def _agent_data(run: View) -> View:
-    fields = ("agent", "run", "status", "attempt", "parent", "error", "waiting", "stalled")
-    return {name: run[name] for name in fields}
+def _approves(ask: View) -> bool:
+    return bool(ask["about"] == "approval" and ask["status"] == "open")
 
 
 def _about(run: RunFold) -> dict[str, Any]:
@@ -179,43 +188,58 @@ def _text(run: RunFold, step: Step) -> Chunk:
 
 def _tool(run: RunFold, step: Step) -> Chunk:
     part, call = step.part, {"toolCallId": step.key}
+    name = str(part.get("tool") or "tool")
     match step.kind:
         case "tool.began":
-            return {"type": "tool-input-start", **call, "toolName": part["tool"], "dynamic": True}
+            return {"type": "tool-input-start", **call, "toolName": name, "dynamic": True}
         case "tool.grew":
             return {"type": "tool-input-delta", **call, "inputTextDelta": step.text}
         case "tool.called":
-            what = {"toolName": part["tool"], "input": part["input"], "dynamic": True}
+            what = {"toolName": name, "input": tool_input(part), "dynamic": True}
             return {"type": "tool-input-available", **call, **what, "providerMetadata": _about(run)}
-        case "tool.output":
-            return {
-                "type": "tool-output-available",
-                **call,
-                "output": part["output"],
-                "preliminary": True,
-                "dynamic": True,
-            }
-    if part["status"] == "done":
-        return {"type": "tool-output-available", **call, "output": part["output"], "dynamic": True}
-    error = part["error"] if part["status"] == "error" else f"the run ended before {part['tool'] or 'the tool'} did"
-    return {"type": "tool-output-error", **call, "errorText": error, "dynamic": True}
+    output = {"type": "tool-output-available", **call, "output": part.get("output"), "dynamic": True}
+    if step.kind == "tool.output":
+        return output | {"preliminary": True}
+    if part.get("status") == "done":
+        return output
+    return {"type": "tool-output-error", **call, "errorText": tool_error(part), "dynamic": True}
+
+
+def tool_input(part: View) -> Any:
+    """Return a call's input; of a call that came no further than its pieces, what they say."""
+    given, text = part.get("input"), part.get("text")
+    if given is not None or not text:
+        return given
+    written = text if isinstance(text, str) else "".join(text)
+    try:
+        return orjson.loads(written)
+    except orjson.JSONDecodeError:
+        return written
+
+
+def tool_error(part: View) -> str:
+    """Return why a call has no output."""
+    if part.get("status") == "error":
+        return str(part.get("error") or "error")
+    return f"the run ended before {part.get('tool') or 'the tool'} did"
 
 
 def _whole(session: str, step: Step) -> list[Chunk]:
     part = step.part
+    title, id = str(part.get("title") or ""), str(part.get("id"))
     match part.get("type"):
         case "source" if part.get("url"):
-            found = {"type": "source-url", "sourceId": f"{step.key}.{part['id']}", "url": part["url"]}
-            return [found | ({"title": part["title"]} if part.get("title") else {})]
+            found = {"type": "source-url", "sourceId": f"{step.key}.{id}", "url": str(part["url"])}
+            return [found | ({"title": title} if title else {})]
         case "source":
-            title = part.get("title") or str(part.get("id"))
-            return [{"type": "source-document", "sourceId": step.key, "mediaType": "text/plain", "title": title}]
+            return [{"type": "source-document", "sourceId": step.key, "mediaType": "text/plain", "title": title or id}]
         case "file":
-            return [{"type": "file", "url": file_url(session, part), "mediaType": part["media_type"]}]
+            media = str(part.get("media_type") or "application/octet-stream")
+            return [{"type": "file", "url": file_url(session, part), "mediaType": media}]
         case "data":
-            return [{"type": f"data-{part['name']}", "id": data_id(step.key, part), "data": part.get("data")}]
+            return [{"type": f"data-{part.get('name')}", "id": data_id(step.key, part), "data": part.get("data")}]
         case "error":
-            return [{"type": "data-notice", "id": step.key, "data": {"message": part["message"]}}]
+            return [{"type": "data-notice", "id": step.key, "data": {"message": str(part.get("message"))}}]
     return []
 
 
@@ -230,7 +254,7 @@ def data_id(key: str, part: dict[str, Any]) -> str:
     if part.get("id") is None:
         return key
     agent, run, attempt, _ = key.rsplit(".", 3)
-    return f"{agent}.{run}.{attempt}.{part['name']}.{part['id']}"
+    return f"{agent}.{run}.{attempt}.{part.get('name')}.{part['id']}"
 
 
 def _usage(runs: list[RunFold]) -> dict[str, float]:
@@ -257,11 +281,9 @@ def ui_messages(fold: Fold, *, profile: Profile = 5) -> list[dict[str, Any]]:
     notes = [entry for entry in fold.inputs.values() if entry["note"] and not entry["whisper"]]
     found: list[dict[str, Any]] = []
     for sender, input in path:
-        entry = next(one for one in fold.inputs.values() if (one["from"], one["input"]) == (sender, input))
-        found.append(_said(entry, "user"))
-        stream = MessageStream(fold.session, sender, input, profile=5)
-        if stream.answer.complete(fold):
-            stream = MessageStream(fold.session, sender, input, profile=profile)
+        found.append(_said(entry_of(fold, sender, input), "user"))
+        stream = MessageStream(fold.session, sender, input, profile=profile)
+        if stream.answer.members(fold) and stream.answer.complete(fold):
             found.append(_message(run_id(sender, input), [chunk for _, chunk in stream.advance(fold)]))
         here = {"from": sender, "input": input}
         found += [_said(note, "assistant") for note in notes if note["after"] == here]
@@ -285,7 +307,7 @@ def _message(run: str, chunks: list[Chunk]) -> dict[str, Any]:
     return message
 
 
-def _build(message: dict[str, Any], parts: dict[str, dict[str, Any]], chunk: Chunk) -> None:
+def _build(message: dict[str, Any], parts: dict[str, dict[str, Any]], chunk: Chunk) -> None:  # noqa: C901 - a table
     kind = chunk["type"]
     match kind.rpartition("-")[::2]:
         case ("text" | "reasoning") as what, "start":
@@ -304,6 +326,10 @@ def _build(message: dict[str, Any], parts: dict[str, dict[str, Any]], chunk: Chu
             }  # fmt: skip
         case _ if kind == "tool-output-available":
             parts[chunk["toolCallId"]] |= {"state": "output-available", "output": chunk["output"]}
+        case _ if kind == "tool-approval-request":
+            parts[chunk["toolCallId"]] |= {"state": "approval-requested", "approval": {"id": chunk["approvalId"]}}
+        case _ if kind == "tool-output-denied":
+            parts[chunk["toolCallId"]]["state"] = "output-denied"
         case _ if kind == "tool-output-error":
             parts[chunk["toolCallId"]] |= {"state": "output-error", "errorText": chunk["errorText"]}
         case _ if kind == "finish":
