@@ -145,6 +145,28 @@ async def test_approvals_and_questions_are_answered_where_they_stand(
         await dana.page.locator(".section.needs").wait_for(state="hidden")
 
 
+async def test_other_versions_of_what_was_said_can_be_shown(
+    console: Any, programs: Any, ann: Broker, fresh: Any
+) -> None:
+    """An edited message is one of two; who goes back sees the first answer, and so does everybody else."""
+    session = ann.session(fresh("branch"))
+    await session.create(agents=["echo"])
+    programs.agent("echo", 'await run.text("heard " + run.input.text)')
+    sent = await session.send("first", to="echo")
+    await session.result("echo", sent.run, timeout=40)
+    edited = await session.branches.edit(sent.input, "better")
+    await session.result("echo", edited.run, timeout=40)
+    async with console(session.id, "ann") as one, console(session.id, "bob") as two:
+        for page in (one, two):
+            await page.page.get_by_text("heard better").wait_for()
+            assert await page.page.get_by_text("heard first").count() == 0
+        await one.page.get_by_role("button", name="Earlier version").click()
+        for page in (one, two):
+            await page.page.get_by_text("heard first").wait_for()
+            await page.page.get_by_text("1 of 2").wait_for()
+            assert await page.page.get_by_text("heard better").count() == 0
+
+
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>[go](javascript:alert(3)) **bold** <b>tag</b>"
 
 
@@ -167,6 +189,8 @@ async def test_hostile_content_is_shown_as_text(
         await run.data("name", {{"y": text}})
         await run.file(text, b"<script>alert(5)</script>", media_type="text/html")
         await run.text("# " + text + "\\n\\n```\\n" + text + "\\n```\\n\\n- " + text)
+        for sign in ("`", "*", "[", " "):
+            await run.text("\\n\\n" + 5000 * sign + "x")
         await run.notice(text)
         """,
     )

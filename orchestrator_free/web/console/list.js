@@ -4,6 +4,8 @@ import { h, Keyed, say, show, toast } from "./dom.js";
 import { when } from "./format.js";
 
 const PAGE = 100;
+/** the list is looked at again after so many milliseconds */
+const AGAIN = 20_000;
 /** of so many, the newest, is asked whether they wait for a person */
 const LOOKED = 12;
 
@@ -27,6 +29,16 @@ export class SessionList {
         h("button.plain", { type: "button", "aria-label": "Reload the list", title: "Reload", onclick: () => this.load() }, "↻"),
         h("button.plain", { type: "button", "aria-label": "New session", title: "New session", onclick: () => this.page.begin() }, "+")),
       h("div.search", {}, this.search), h("div.rows-box", {}, this.rows, this.empty, this.more));
+    setInterval(() => document.hidden || void this.#again(), AGAIN);
+  }
+
+  /** New sessions on the first page; nothing is said when the gateway is away, the header says it. */
+  async #again() {
+    const { sessions } = await this.gateway.sessions({ limit: PAGE }).catch(() => ({ sessions: [] }));
+    const before = this.#found.size;
+    for (const one of sessions) this.#found.set(one.session, one);
+    if (sessions.length) this.draw();
+    if (this.#found.size > before) void this.#look();
   }
 
   async load() {

@@ -2,7 +2,14 @@
 import { h } from "./dom.js";
 import { safeUrl } from "./format.js";
 
-const INLINE = /(`+)([\s\S]*?[^`])\1(?!`)|\*\*(\S(?:[\s\S]*?\S)?)\*\*|(?<![\w*])\*(\S(?:[^*]*?\S)?)\*(?!\w)|\[([^\]\n]{1,300})\]\(([^()\s]{1,2000})\)|(https?:\/\/[^\s<>"')\]]{1,2000})/g;
+/** every piece is bounded, so that no text takes more than its length */
+const INLINE = new RegExp([
+  "(?<!`)(`{1,2})(?!`)([^`\\n]{1,2000})\\1(?!`)",
+  "\\*\\*(?=\\S)([^*\\n]{1,1000})(?<=\\S)\\*\\*",
+  "(?<![\\w*])\\*(?=\\S)([^*\\n]{1,500})(?<=\\S)\\*(?![\\w*])",
+  "\\[([^\\]\\[\\n]{1,300})\\]\\(([^()\\s]{1,2000})\\)",
+  "(https?:\\/\\/[^\\s<>\"'`)\\]]{1,2000})(?<![.,;:!?])",
+].join("|"), "g");
 /** what a block that never ends may grow to before it is split */
 const MOST = 6000;
 
@@ -31,7 +38,7 @@ function link(label, target, whole) {
 
 /** The nodes of one block. */
 function block(text) {
-  const lines = text.replace(/^\n+|\s+$/g, "").split("\n");
+  const lines = text.replace(/^\n+/, "").trimEnd().split("\n");
   const first = lines[0] ?? "";
   if (first.startsWith("```")) {
     const body = lines.at(-1).startsWith("```") && lines.length > 1 ? lines.slice(1, -1) : lines.slice(1);

@@ -76,7 +76,7 @@ export class Panel {
     const who = holder ? [avatar(holder), h("div", {}, h("strong", {}, holder === me ? "You have the floor" : `${holder} has the floor`),
       h("p.dim", {}, [floor.reason, when(floor.time)].filter(Boolean).join(" · ")))] : [h("p.dim", {}, "Nobody holds it: every agent that is asked answers.")];
     place(this.floor.body, [h("div.floor", {}, who), h("div.ask-actions", {}, buttons,
-      h("button", { type: "button", onclick: () => this.page.brief() }, "Brief"))]);
+      this.desk.past ? "" : h("button", { type: "button", onclick: () => this.page.brief() }, "Brief"))]);
   }
 
   #agents() {
@@ -118,7 +118,8 @@ export class Panel {
   #agentState(agent, member, open) {
     if (this.desk.fold.offline.has(agent)) return "offline";
     if (open.length) return doing(open.at(-1));
-    return !this.desk.past && member ? member.status : "idle";
+    const away = !this.desk.past && ["offline", "away"].includes(member?.status);
+    return away ? member.status : "idle"; // what it does stands in the log first
   }
 
   #detail(agent, member, runs) {

@@ -51,7 +51,7 @@ export class Transcript {
   }
 
   #stay() {
-    if (this.#follow && !this.desk.past) this.element.scrollTop = this.element.scrollHeight;
+    if (this.#follow) this.element.scrollTop = this.element.scrollHeight;
   }
 
   close() {
@@ -88,7 +88,6 @@ export class Transcript {
       const run = this.desk.fold.runs.get(key);
       if (run) this.#cards.get(key)?.update(run);
     }
-    this.#stay();
   }
 
   /** Update what is shown of all runs. */
