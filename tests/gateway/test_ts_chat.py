@@ -217,3 +217,54 @@ async def test_a_durable_fetch_gives_up_with_an_error_and_leaves_when_it_is_told
         with pytest.raises(RefusedError, match=r"fetch failed|terminated|does not answer"):
             await asyncio.wait_for(tab.eval("first.text()"), 30)
     assert refused == 400
+
+
+@pytest.mark.parametrize("version", ["ai6", "ai7"])
+async def test_an_approval_in_one_tab_lets_the_answer_go_on_in_the_other(
+    gateway: Any, ann: Broker, programs: Any, page: Any, fresh: Callable[[str], str], version: str
+) -> None:
+    """The stream ends where a person is asked, and a chat that follows goes on behind the answer."""
+    base = f"http://127.0.0.1:{gateway.port}"
+    session, agent = fresh("chat"), fresh("agent")
+    programs.agent(agent, "said = await run.approve('Refund?', to=['user'])\nawait run.text(f'approved: {bool(said)}')")
+    await ann.session(session).create(agents=[agent])
+    async with page() as one, page() as two:
+        for tab in (one, two):
+            await tab.open(base, session)
+            await tab.do("keep", "transport", f"new DurableChatTransport(session, {{profile: {version[-1]}}})")
+            await tab.do("keep", "chat", f"await makeChat({version!r}, session.session, transport)")
+            await tab.do("keep", "following", "follow(session, chat, transport)")
+        await one.eval("void chat.sendMessage({text: 'hello'})")
+        for tab in (one, two):
+            await tab.wait("chat.messages[1]?.parts.some((part) => part.state === 'approval-requested')")
+            await tab.wait("chat.status === 'ready'")
+        await two.eval("session.approve(session.view.asks[0].ask)")
+        for tab in (one, two):
+            await tab.wait(f"chat.status === 'ready' && ({SHOWN})[1] === 'approved: True'")
+        assert await one.eval("chat.messages.length") == 2
+
+
+async def test_an_answer_made_again_and_a_changed_message_reach_the_other_tab(
+    gateway: Any, ann: Broker, programs: Any, page: Any, fresh: Callable[[str], str]
+) -> None:
+    """All tabs show the branch that is selected."""
+    base = f"http://127.0.0.1:{gateway.port}"
+    session, agent = fresh("chat"), fresh("agent")
+    programs.agent(agent, "await run.text(f'{run.input.text}: {time.time_ns()}')")
+    await ann.session(session).create(agents=[agent])
+    async with page() as one, page() as two:
+        for tab in (one, two):
+            await enter(tab, base, session, "ai7")
+        await one.eval("chat.sendMessage({text: 'hello'})")
+        for tab in (one, two):
+            await tab.wait("chat.status === 'ready' && chat.messages[1]?.metadata?.durable")
+        before = await two.eval(f"({SHOWN})[1]")
+        await one.eval("chat.regenerate()")
+        await two.wait(f"chat.status === 'ready' && ({SHOWN})[1] && ({SHOWN})[1] !== {before!r}")
+        await one.wait(f"chat.status === 'ready' && chat.messages[0].id === {await two.eval('chat.messages[0].id')!r}")
+        await one.eval("chat.sendMessage({text: 'changed', messageId: chat.messages[0].id})")
+        for tab in (one, two):
+            await tab.wait(f"chat.status === 'ready' && ({SHOWN})[1]?.startsWith('changed: ')")
+            assert await tab.eval("chat.messages.length") == 2
+        await two.wait("chat.messages[1]?.metadata?.durable")
+        assert await one.eval(SHOWN) == await two.eval(SHOWN)
