@@ -205,6 +205,8 @@ class Connection:
             self._denied(text)
         elif not self._closing:
             _log.debug("connection", error=text)
+        if (self._client.is_connecting or self._client.is_reconnecting) and self._client._transport:
+            self._client._transport.close()  # nats-py forgets the socket of a try that failed
 
     async def _on_disconnected(self) -> None:
         self.connected.clear()
