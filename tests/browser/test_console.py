@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from orchestrator_free.events import encode
+from orchestrator_free.subjects import address
+
 if TYPE_CHECKING:
     from orchestrator_free.broker import Broker
 
@@ -82,6 +85,81 @@ async def test_a_cancel_on_one_page_stops_the_answer_on_both(
         await one.until(f"(was) => ({NUMBERS})() === was[0]", await two.page.evaluate(NUMBERS))
         view = await session.view()
     assert view["controls"][0]["from"] == "bob"
+
+
+async def test_steers_pauses_and_redirects_go_to_the_run_at_work(
+    console: Any, programs: Any, ann: Broker, fresh: Any
+) -> None:
+    """From its card: a steer is applied, a paused run stands still until it is resumed, a redirect ends it."""
+    session = ann.session(fresh("steer"))
+    await session.create(agents=["counter"])
+    programs.agent(
+        "counter",
+        """
+        for number in range(2000):
+            await run.text(f"{number} ")
+            await asyncio.sleep(0.02)
+            for steer in await run.steers():
+                await run.text(f"ok: {steer.text} ")
+        """,
+    )
+    async with console(session.id, "bob") as one:
+        page = one.page
+        await _talk(one, "count")
+        await _said(one, 5)
+        await page.get_by_role("button", name="Steer counter").click()
+        await page.get_by_label("Steer: what should it take into account?").fill("by twos")
+        await page.keyboard.press("Enter")
+        await page.get_by_text("ok: by twos").wait_for()
+        await page.get_by_role("button", name="Pause counter").click()
+        await page.get_by_role("button", name="Resume counter").wait_for()
+        await page.locator("#panel details", has_text="Decisions").locator("summary").click()
+        await page.locator("#panel").get_by_text("counter: applied").nth(1).wait_for()
+        at = len((await page.evaluate(NUMBERS)).split())
+        await page.get_by_role("button", name="Resume counter").click()
+        await one.until(f"(was) => ({NUMBERS})().split(' ').length > was[0] + 10", at)
+        await page.get_by_role("button", name="Redirect counter").click()
+        await page.get_by_label("Redirect: what should it do instead?").fill("again")
+        await page.keyboard.press("Enter")
+        await page.locator("article.card[data-state=cancelled]").wait_for()
+        await one.until("() => document.querySelectorAll('article.card').length === 2")
+
+
+async def test_a_long_session_opens_at_its_end_and_shows_more_when_asked(console: Any, ann: Broker, fresh: Any) -> None:
+    """Two thousand runs of five parts: only the last are on the page, in both layouts, and the timeline covers all."""
+    session = ann.session(fresh("long"))
+    names = ["ada", "bob", "cyd", "dan"]
+    await session.create(title="Long", agents=names)
+    several = asyncio.Semaphore(50)
+
+    async def turn(number: int) -> None:
+        async with several:
+            sent = await session.send(f"Question {number}", to="all")
+            body = {"input": f"ann/{sent.input}", "attempt": 1}
+            parts = [{"type": "text", "part": str(part), "text": f"Answer {number}.{part}"} for part in range(5)]
+            end = {"type": "run.finished", "status": "done", "parts": parts, "attempts": [], **body}
+            for name in names:
+                where = str(address(ann.log.shard(session.id), session.id, name, "run", id=sent.run))
+                await ann.log.wire.publish(where, encode({"type": "run.started", **body}))
+                await ann.log.wire.publish(where, encode(end), rollup=True)
+
+    await asyncio.gather(*(turn(number) for number in range(500)))
+    async with console(session.id, "eve", viewport={"width": 1600, "height": 900}) as one:
+        page = one.page
+        cards = page.locator("article.card")
+        await cards.first.wait_for()
+        assert await cards.count() == 120
+        await page.get_by_role("button", name="Show 30 earlier messages of 470").click()
+        await one.until("() => document.querySelectorAll('article.card').length === 240")
+        await page.keyboard.press("l")
+        await one.until("() => document.querySelectorAll('section.column').length === 5")
+        assert await cards.count() == 80
+        await page.keyboard.press("t")
+        await one.until("() => Number(document.querySelector('#replay input').max) >= 2501")
+        await page.keyboard.press("Home")
+        await one.until("() => document.querySelectorAll('article.card').length === 0")
+        await page.keyboard.press("End")
+        await one.until("() => document.querySelectorAll('article.card').length === 80")
 
 
 async def test_a_person_takes_over_and_hands_back(console: Any, programs: Any, ann: Broker, fresh: Any) -> None:

@@ -57,7 +57,7 @@ export class Composer {
     if (kind === "whisper" && this.to.value === "all" && this.to.options.length > 1) this.to.selectedIndex = 1;
     show(this.target, Boolean(run));
     if (run) {
-      place(this.target, [`${kind === "steer" ? "Steer" : "Redirect"} ${run.agent}`,
+      place(this.target, [h("span", {}, `${kind === "steer" ? "Steer" : "Redirect"} ${run.agent}`),
         h("button.plain", { type: "button", "aria-label": "Do not", onclick: () => this.as("send") }, "×")]);
       this.text.focus();
     } else this.how.value = kind;
