@@ -123,7 +123,8 @@ class Answer:
         """Return the name of the run that delegated to one, empty if that is the answer itself or not of it."""
         found = name_of(run.parent["agent"], run.parent["run"]) if isinstance(run.parent, dict) else ""
         told = self._runs.get(found)
-        return found if told is not None and not told.direct else ""
+        itself = found == name_of(run.agent, run.run)
+        return found if told is not None and not told.direct and not itself else ""
 
     # -- telling ------------------------------------------------------------------------------------------------
 
