@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .PHONY: demo test check bench contract clean setup
 
@@ -18,10 +19,12 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 demo: setup  ## three agents on one document: make demo, make demo ARGS="--file my.md"
 	$(BIN)/orchestrator-free demo $(ARGS)
 
+# The tests wait more than they compute, so one worker more than there are processors. They start real processes on a
+# busy machine: a lost race is repeated once, and listed.
 test: setup  ## everything that must hold
 	.ci/tools
 	$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest --reruns 1 $(ARGS)  # real processes on a busy machine: a lost race is repeated once, and listed
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --reruns 1 $(ARGS)
 
 check: setup  ## format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -53,6 +53,36 @@ agent.main()
 """
 
 
+#: the tests that start clusters; one worker has them, lest two clusters compete
+CLUSTERS = ("chaos/test_cluster", "chaos/test_timers", "chaos/test_coordination_cluster", "chaos/test_state")
+#: what takes longest begins first; several workers then end at about the same time
+LONG = (
+    *CLUSTERS, "test_notify", "cli/test_asks", "cli/test_state", "cli/test_desk", "cli/test_serve", "cli/test_sessions",
+    "chaos/", "cli/", "browser/", "gateway/test_chat", "test_runs", "test_reader", "gateway/test_mission",
+    "gateway/test_presence", "agents/test_programs", "test_monitor", "test_readme", "test_asks", "test_coordination",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the longest files first where several workers share the tests."""
+    if hasattr(config, "workerinput"):
+        items.sort(
+            key=lambda item: next((i for i, file in enumerate(LONG) if f"tests/{file}" in item.nodeid), len(LONG))
+        )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker a file at a time, and all clusters to one of them."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "clusters" if any(file in nodeid for file in CLUSTERS) else str(super()._split_scope(nodeid))
+
+    return Files(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 async def _eventually(condition: Callable[[], Any], seconds: float = 20.0, *, every: float = 0.02) -> Any:
     """Return the condition's first true value; it may be a coroutine function."""
     end = time.monotonic() + seconds
