@@ -95,7 +95,7 @@ class Author:
                     desk.fold.apply(event.body, event.sequence, event.time)
         sender, source = next(found for found in self.inputs if run_id(*found) == desk.run)
         body = {"type": "run.started", "attempt": desk.fold.attempt + 1, "input": f"{sender}/{source}", "replica": "x"}
-        more = {"parent": {"agent": "planner", "run": "r0"}} if number else {}
+        more = {"parent": {"agent": "planner", "run": "r0"}} if desk.run[1] in "012345678" else {}  # of all attempts
         self.write(desk, body | more | ({"whisper": True} if desk.run[0] in "0123" else {}))
         desk.parts, desk.text = number, ""
 
