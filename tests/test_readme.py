@@ -136,3 +136,11 @@ def test_every_link_leads_somewhere() -> None:
     files = [link for link in links if not link.startswith("https://")]
     assert files
     assert [link for link in files if not (ROOT / link.partition("#")[0]).exists()] == []
+
+
+def test_the_installed_package_has_every_shipped_agent() -> None:
+    """Both demonstrations work without a checkout."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packed = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    shipped = {f"agents/{path.name}" for path in (ROOT / "agents").glob("*.py")}
+    assert packed == {name: f"orchestrator_free/_{name}" for name in shipped}

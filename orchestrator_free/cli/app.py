@@ -183,6 +183,12 @@ def show(session: SessionName, as_json: AsJson = False) -> None:
         out.print(render_head(view))
         for line in presence.render_said(view):
             out.print(line)
+        if view["floor"] and view["floor"]["holder"]:
+            out.print(
+                f"{view['floor']['holder']} has the floor: nobody else answers the person",
+                highlight=False,
+                markup=False,
+            )
         for line in branches.render_inputs(view):
             out.print(line)
         out.print(render_view(view))

@@ -88,8 +88,8 @@ async def _only(session: Session) -> View:
     """Return the one approval that is open."""
     found = [ask for ask in await session.asks.open() if ask["about"] == "approval"]
     if len(found) != 1:
-        names = ", ".join(ask["ask"] for ask in found) or "none"
-        raise InvalidInput(f"{len(found)} approvals are open ({names}); say which one")
+        names = ", ".join(ask["ask"] for ask in found)
+        raise InvalidInput(f"say which approval: {names} are open" if found else "no approval is open")
     return found[0]
 
 

@@ -106,7 +106,7 @@ def state_words(run: dict[str, Any]) -> tuple[str, str]:
     if run.get("waiting"):
         return f"◌ waits: {clean(run['waiting']['reason'])}", "magenta"
     if run.get("stalled") is not None:
-        return f"! silent for {run['stalled']:g} s", "red"
+        return f"! stalled: silent for {run['stalled']:g} s", "red"
     return _STATES.get(run["status"], (clean(run["status"]), ""))
 
 
@@ -129,7 +129,10 @@ def _append_run(body: Text, run: dict[str, Any]) -> None:
         body.append(clean(words), style=style)
     if run["error"]:
         _new_line(body)
-        body.append(clean(run["error"]), style="red")
+        ended = run["status"] == "cancelled"
+        body.append(
+            f"■ cancelled: {clean(run['error'])}" if ended else clean(run["error"]), style="dim" if ended else "red"
+        )
 
 
 def _new_line(body: Text) -> None:

@@ -21,8 +21,8 @@ from rich.text import Text
 from orchestrator_free.broker import Broker, connect
 from orchestrator_free.cli import support
 from orchestrator_free.cli.options import EXIT_FAILED, AsJson, err, out, reach, run, write_json
-from orchestrator_free.cli.render import render_head, render_view
-from orchestrator_free.errors import BrokerError, BrokerStartError, InvalidInput
+from orchestrator_free.cli.render import clean, render_head, render_view
+from orchestrator_free.errors import BrokerError, BrokerStartError, InvalidInput, OrchestratorFreeError
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.gateway.app import Gateway
 from orchestrator_free.gateway.origins import check_origin
@@ -136,7 +136,7 @@ def up(
         ):
             url, known = upstream.url, upstream.durability
             lines = [
-                f"gateway [bold]{gateway}[/]  (console: {gateway}/console, API: {gateway}/docs, metrics: {gateway}/metrics)",
+                f"gateway [bold]{gateway}[/]  (also {gateway}/console, {gateway}/docs, {gateway}/metrics)",
                 f"broker  [bold]{url}[/]  durability {known}",
             ]
             if not broker and url != "nats://127.0.0.1:4222":
@@ -263,11 +263,19 @@ async def _support(settings: ServerSettings, port: int, *, live: bool, as_json: 
             await play.perform()
             _print(await session.view(), watch, as_json=as_json)
             return 0
-        acting = asyncio.create_task(play.perform())
+        acting = asyncio.create_task(_perform(play, tell))
         try:
             return await _show_live(session, watch, lines)
         finally:
             acting.cancel()
+
+
+async def _perform(play: support.Play, tell: support.Tell) -> None:
+    """Play it for somebody who watches: what goes wrong is told, too."""
+    try:
+        await play.perform()
+    except (OrchestratorFreeError, TimeoutError) as error:
+        tell(f"The play has stopped: {error or 'nothing came for too long'}; agents.log and desk.log may say why.")
 
 
 def _support_environment(url: str, *, live: bool) -> dict[str, str]:
@@ -349,7 +357,7 @@ async def _show_live(session: Session, watch: list[str], lines: Sequence[str] = 
             await asyncio.sleep(0.01)
         with Live(console=out, screen=True, auto_refresh=False) as live:
             while not following.done():
-                live.update(_screen(session, fold, [*lines[-3:], *watch]), refresh=True)
+                live.update(_screen(session, fold, watch, lines), refresh=True)
                 await asyncio.sleep(0.1)
         return 0
     finally:
@@ -363,12 +371,15 @@ async def _keep_folding(session: Session, fold: Fold) -> None:
         fold.apply(event)
 
 
-def _screen(session: Session, fold: Fold, watch: list[str]) -> RenderableType:
+def _screen(session: Session, fold: Fold, watch: list[str], story: Sequence[str]) -> RenderableType:
+    """Return what the terminal shows: what has been told so far, the agents, and where else to look."""
     view = fold.view(str(session.position(fold.sequence)))
     idle = bool(fold.inputs) and next(fold.waiting(), None) is None
     state = "every run has finished; " if idle else ""
     hints = watch if out.height >= _ROOMY_LINES else watch[:2]
     lines = [f"{state}Ctrl+C leaves. Watch the same session from elsewhere:", *hints]
     foot = Text("\n".join(lines), style="dim", no_wrap=True, overflow="ellipsis")
-    size = (out.width, max(3, out.height - 1 - len(lines)))
-    return Group(render_head(view), render_view(view, size=size), foot)
+    room = out.height - 1 - len(lines)
+    told = Text("\n".join(clean(line) for line in story[-max(1, room // 2) :]), no_wrap=True, overflow="ellipsis")
+    size = (out.width, max(3, room - min(len(story), room // 2)))
+    return Group(render_head(view), *([told] if story else []), render_view(view, size=size), foot)

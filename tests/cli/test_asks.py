@@ -38,7 +38,7 @@ async def test_an_approval_is_listed_shown_and_approved(command: Any, session: A
     assert (other.code, "cat is not asked" in other.err) == (1, True)
     assert (done.code, done.json[0]["value"], done.json[0]["answers"][0]["comment"]) == (0, "approve", "fair")
     assert (empty.code, empty.out) == (0, "")
-    assert (none.code, "0 approvals are open" in none.err) == (2, True)
+    assert (none.code, "no approval is open" in none.err) == (2, True)
     assert (late.code, "decided already: 'approve' by bob" in late.err) == (1, True)
     assert "approve, by bob" in command("asks", session.id, "--all").out
 
