@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from tests.gateway.pages import Page, RefusedError, Restartable, page, restartab
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from orchestrator_free import Broker
 
@@ -268,3 +270,33 @@ async def test_an_answer_made_again_and_a_changed_message_reach_the_other_tab(
             assert await tab.eval("chat.messages.length") == 2
         await two.wait("chat.messages[1]?.metadata?.durable")
         assert await one.eval(SHOWN) == await two.eval(SHOWN)
+
+
+async def test_two_people_who_speak_at_once_see_the_same_in_the_end(gateway: Any, page: Any, chat: str) -> None:
+    """Each of them streams an answer of their own meanwhile."""
+    base = f"http://127.0.0.1:{gateway.port}"
+    async with page() as ann, page() as bob:
+        await enter(ann, base, chat, "ai7", member="ann")
+        await enter(bob, base, chat, "ai7", member="bob")
+        for tab, text in ((ann, "from ann"), (bob, "from bob")):
+            await tab.eval(f"void chat.sendMessage({{text: {text!r}}})")
+        for tab in (ann, bob):
+            await tab.wait(f"chat.messages.length === 4 && {DONE} && ({SHOWN})[1] === {WHOLE!r}")
+            await tab.wait("chat.messages.every((message) => message.metadata?.durable)")
+        shown = [await tab.eval("chat.messages") for tab in (ann, bob)]
+    assert {message["metadata"]["durable"].get("from") for message in shown[0]} == {"ann", "bob", None}
+    assert shown[0] == shown[1]
+
+
+def test_the_client_fits_the_types_of_the_packages_that_it_is_for(clients: Path) -> None:
+    """Strictly, for each major version."""
+    flags = "--noEmit --strict --skipLibCheck --target ES2022 --module NodeNext --moduleResolution NodeNext"
+    command = [
+        "node_modules/.bin/tsc",
+        *flags.split(),
+        "--lib",
+        "ES2023,DOM,DOM.Iterable,DOM.AsyncIterable",
+        "types.ts",
+    ]
+    done = subprocess.run(command, cwd=clients, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout

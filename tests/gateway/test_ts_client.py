@@ -130,13 +130,14 @@ async def test_what_was_said_offline_survives_a_reload(
     assert said == ["one", "two"]
 
 
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
 async def test_a_gateway_that_goes_in_the_middle_loses_and_doubles_nothing(
-    restartable: Restartable, page: Any, chat: str
+    restartable: Restartable, page: Any, chat: str, transport: str
 ) -> None:
     """The page goes on behind the last event it had."""
-    async with page() as tab:
+    async with page(*(("--experimental-websocket",) if transport == "websocket" else ())) as tab:
         async with restartable.up() as base:
-            await tab.open(base, chat)
+            await tab.open(base, chat, transport=transport)
             await tab.eval("session.on('event', (event) => seen.push(event.position)) && null")
             await tab.eval("session.on('control-frame', (frame) => seen.push(frame.control)) && null")
             await tab.eval("session.send('hello')")

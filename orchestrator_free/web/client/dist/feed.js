@@ -132,7 +132,7 @@ export class Feed {
                     reject(error);
                 }
             };
-            socket.onerror = () => { };
+            socket.onerror = () => resolve(); // some say no `close` after it
             socket.onclose = () => resolve();
         });
         // A refused WebSocket does not say why: the same address over HTTP does.

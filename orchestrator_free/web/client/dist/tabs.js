@@ -30,9 +30,9 @@ export class Tabs {
         try {
             await navigator.locks.request(this.name, { signal: this.#stop.signal }, () => this.#lead());
         }
-        catch (error) {
-            if (!this.#stop.signal.aborted)
-                throw error;
+        catch {
+            if (!this.#stop.signal.aborted && !this.#feed)
+                await this.#lead(); // no locks here: each tab has a feed of its own
         }
     }
     close() {

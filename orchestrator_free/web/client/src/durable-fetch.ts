@@ -101,8 +101,8 @@ class Answer {
           if (held) yield held;
           return;
         }
-      } catch (error) {
-        this.#check();
+      } catch {
+        this.#check(); // the line broke
       }
     }
   }
@@ -112,7 +112,8 @@ class Answer {
     const headers = new Headers(this.init?.headers ?? (this.input instanceof Request ? this.input.headers : {}));
     for (const name of ["content-type", "content-length"]) headers.delete(name);
     if (this.#id) headers.set("last-event-id", this.#id);
-    const { method: _, body: __, ...init } = this.init ?? {};
+    const { method: _, body: __, ...own } = this.init ?? {};
+    const init = this.input instanceof Request ? { credentials: this.input.credentials, mode: this.input.mode, ...own } : own;
     for (;;) {
       await pause(this.#backoff.next(), AbortSignal.any([this.#left.signal, ...(this.#signal ? [this.#signal] : [])]));
       this.#check();

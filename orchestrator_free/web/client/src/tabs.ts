@@ -57,8 +57,8 @@ export class Tabs {
     globalThis.document?.addEventListener("visibilitychange", this.#looked);
     try {
       await navigator.locks.request(this.name, { signal: this.#stop.signal }, () => this.#lead());
-    } catch (error) {
-      if (!this.#stop.signal.aborted) throw error;
+    } catch {
+      if (!this.#stop.signal.aborted && !this.#feed) await this.#lead(); // no locks here: each tab has a feed of its own
     }
   }
 
