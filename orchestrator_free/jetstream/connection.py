@@ -206,7 +206,7 @@ class Connection:
         elif not self._closing:
             _log.debug("connection", error=text)
         if (self._client.is_connecting or self._client.is_reconnecting) and self._client._transport:
-            self._client._transport.close()  # nats-py forgets the socket of a try that failed  # type: ignore[no-untyped-call]
+            self._client._transport.close()  # type: ignore[no-untyped-call]  # nats-py forgets the socket of a failed try
 
     async def _on_disconnected(self) -> None:
         self.connected.clear()
