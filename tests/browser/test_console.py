@@ -323,6 +323,37 @@ async def test_the_timeline_shows_the_past_and_comes_back(console: Any, programs
         assert not await page.evaluate("document.body.classList.contains('past')")
 
 
+async def test_sessions_are_begun_and_ended_and_members_chosen(console: Any, ann: Broker, fresh: Any) -> None:
+    """A new session by its dialog; in another name; one that is unknown, and one that is deleted meanwhile."""
+    title = fresh("New")
+    async with console(None) as one:
+        page = one.page
+        await page.get_by_role("button", name="New session").click()
+        await page.get_by_label("Title").fill(title)
+        await page.get_by_label("Agents").fill("ada, bob")
+        await page.keyboard.press("Enter")
+        await page.get_by_role("heading", name=title).wait_for()
+        await page.get_by_role("button", name="You are ann. Change").click()
+        await page.get_by_label("Member", exact=True).fill("zoe")
+        await page.keyboard.press("Enter")
+        await page.get_by_text("zoe (you)").wait_for()
+        await one.until("() => document.querySelector('.connection')?.dataset.status === 'live'")
+        await page.get_by_label("To whom").select_option("bob")
+        await _talk(one, "for you")
+        await page.get_by_text("waits for bob").wait_for()
+        session = (await page.evaluate("location.hash")).rpartition("/")[2]
+        view = await ann.session(session).view()
+        assert [(entry["from"], entry["to"]) for entry in view["inputs"]] == [("zoe", "bob")]
+        assert view["meta"]["agents"] == ["ada", "bob"]
+        await ann.session(session).delete()
+        await page.get_by_text("This session was deleted.").wait_for()
+    unknown = fresh("unknown")
+    async with console(None) as one:
+        await one.page.evaluate(f"location.hash = '#/s/{unknown}'")
+        await one.page.get_by_text(f"There is no session {unknown}.").wait_for()
+        one.faults.clear()  # the browser says that a request had a 404
+
+
 async def test_all_can_be_done_by_keyboard(console: Any, programs: Any, ann: Broker, fresh: Any) -> None:
     """Find and open a session, write, cancel, read the help: without a pointer, and with the focus to be seen."""
     session = ann.session(fresh("keys"))

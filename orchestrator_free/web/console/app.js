@@ -39,13 +39,18 @@ class Page {
     this.sub = h("p.dim.sub");
     this.connection = h("span.connection", { role: "img" });
     this.lag = h("span.dim.lag");
-    const button = (label, key, act, text) => h("button.tool-button", { type: "button", "aria-label": label, title: `${label} (${key})`, "aria-keyshortcuts": key, onclick: act }, text);
+    const button = (label, key, onclick, text) => {
+      const about = { "aria-label": label, title: `${label} (${key})`, "aria-keyshortcuts": key };
+      return h("button.tool-button", { type: "button", ...about, onclick }, text);
+    };
     this.layout = button("Columns", "l", () => this.toggleMode(), "Columns");
     this.timeline = button("Timeline", "t", () => this.toggleTimeline(), "Timeline");
     this.who = h("button.tool-button", { type: "button", title: "Who you are", onclick: () => openMember(this) });
     this.sessionTools = h("span.session-tools", { hidden: true }, this.layout, this.timeline);
-    place($("head"), [h("div.head-words", {}, this.title, this.sub), h("span.line-state", {}, this.connection, this.lag), this.sessionTools,
-      h("span.page-tools", {}, this.who, h("button.tool-button", { type: "button", "aria-label": "Light or dark", title: "Light or dark", onclick: () => this.theme() }, "◐"), button("Help", "?", () => openHelp(), "?"))]);
+    const theme = button("Light or dark", "c", () => this.theme(), "◐");
+    const help = button("Help", "?", () => openHelp(), "?");
+    place($("head"), [h("div.head-words", {}, this.title, this.sub), h("span.line-state", {}, this.connection, this.lag),
+      this.sessionTools, h("span.page-tools", {}, this.who, theme, help)]);
     this.as(this.member);
   }
 
@@ -101,14 +106,14 @@ class Page {
       h("p.dim", {}, "Press ? for the keys."))]);
   }
 
-  open(session) {
+  open(session, lead = true) {
     this.parts?.replay.close();
     this.parts?.transcript.close();
     this.desk?.close();
     [this.desk, this.current, this.parts] = [null, session, null];
     show(this.sessionTools, Boolean(session));
     this.list.draw();
-    this.pane(session ? "main" : "list");
+    if (lead) this.pane(session ? "main" : "list");
     if (!session) {
       say(this.title, "Console");
       say(this.sub, "");
@@ -121,6 +126,8 @@ class Page {
     const { desk } = this;
     return desk.open().catch((error) => {
       if (desk !== this.desk) return;
+      this.open(null, false);
+      say(this.title, session);
       place($("transcript"), [h("div.welcome", {}, h("p", {}, error.status === 404 ? `There is no session ${session}.` : error.message))]);
     });
   }
@@ -146,8 +153,14 @@ class Page {
     if (aside.has("ask") || aside.has("answer") || aside.has("stage")) transcript.refresh();
     document.body.classList.toggle("past", this.desk.past);
     this.timeline.setAttribute("aria-pressed", String(this.parts.replay.active));
-    if (!this.desk.past) this.list.waits(this.current, this.desk.openAsks().length + (this.desk.fold.floor?.request ? 1 : 0));
+    if (!this.desk.past) this.#waits(this.desk.openAsks().length + (this.desk.fold.floor?.request ? 1 : 0));
     this.#connection();
+  }
+
+  /** How many things wait for a person in the open session. */
+  #waits(number) {
+    this.list.waits(this.current, number);
+    say($("tabs").lastChild, number ? `Details (${number})` : "Details");
   }
 
   #words() {
@@ -238,6 +251,7 @@ class Page {
       d: () => (this.pane("panel"), $("panel").querySelector("button")?.focus()),
       b: () => this.desk && this.brief(),
       g: () => this.parts?.transcript.toEnd(),
+      c: () => this.theme(),
       "?": () => openHelp(),
     }[event.key];
     if (!act) return undefined;

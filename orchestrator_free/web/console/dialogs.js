@@ -5,7 +5,7 @@ import { json, short, time } from "./format.js";
 const KEYS = [
   ["/", "Search sessions"], ["j, k", "Next, previous session"], ["n", "Write a message"], ["Enter", "Send; Shift+Enter: a new line"],
   ["x", "Cancel the run in focus, or the newest at work"], ["a", "To the first open ask"], ["d", "To the details"],
-  ["b", "Brief"], ["l", "Turns or columns"], ["t", "Timeline; arrow keys move in it"], ["g", "To the latest"], ["?", "This help"],
+  ["b", "Brief"], ["l", "Turns or columns"], ["t", "Timeline; arrow keys move in it"], ["g", "To the latest"], ["c", "Light or dark"], ["?", "This help"],
 ];
 
 function open(title, ...content) {
@@ -21,7 +21,10 @@ export function openHelp() {
 }
 
 export function openMember(page) {
-  const field = h("input", { type: "text", value: page.member, "aria-label": "Member", pattern: "[A-Za-z0-9_\\-]+", required: true, maxlength: "64", autocomplete: "off" });
+  const field = h("input", {
+    type: "text", value: page.member, "aria-label": "Member", pattern: "[A-Za-z0-9_\\-]+", required: true, maxlength: "64",
+    autocomplete: "off",
+  });
   const form = h("form.stack", { method: "dialog" }, h("p.dim", {}, "What you send, answer and take over is said in this member's name."),
     h("label", {}, "Member", field), h("button.primary", { type: "submit" }, "Go on as this member"));
   form.addEventListener("submit", () => page.as(field.value));

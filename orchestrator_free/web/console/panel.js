@@ -100,14 +100,14 @@ export class Panel {
     const menu = h("span.actions");
     const list = h("ul.tree");
     const keyed = new Keyed();
-    const node = h("div.agent", {}, h("div.agent-head", {}, avatar(agent, "agent"), h("div.agent-words", {}, h("strong", {}, agent), detail), state, menu), list);
+    const node = h("div.agent", {}, h("div.agent-head", {}, avatar(agent, "agent"), h("div.agent-words", {}, h("strong", {}, agent), detail), state), menu, list);
     node.fill = ({ runs, member }) => {
       const open = runs.filter((run) => run.open && !run.cancelled);
       const status = this.#agentState(agent, member, open);
       node.dataset.state = status;
       say(state, PRESENCE[status] ?? statusWord(status));
       say(detail, this.#detail(agent, member, runs));
-      this.#menu(menu, agent, open.length > 0);
+      this.#menu(menu, agent, open);
       const shown = runs.slice(-TREE).filter((run) => run.open || run.parent).slice(-TREE);
       keyed.render(list, shown, (run) => run.run, (run) => this.#leaf(run), (item, run) => item.fill(run));
       show(list, shown.length > 0);
@@ -131,11 +131,16 @@ export class Panel {
     return processes + count(runs.length, "run");
   }
 
+  /** What can be said to an agent as a whole, while it is at work. */
   #menu(menu, agent, open) {
-    const wanted = open && !this.desk.past ? "open" : "";
+    const wanted = !open.length || this.desk.past ? "" : open.every((run) => this.desk.isPaused(run)) ? "paused" : "open";
     if (menu.dataset.for === wanted) return;
     menu.dataset.for = wanted;
-    place(menu, wanted ? [h("button.small", { type: "button", "aria-label": `Cancel all of ${agent}`, onclick: () => this.desk.control("cancel", { to: agent }) }, "Cancel")] : []);
+    const button = (label, type) => {
+      const onclick = () => this.desk.control(type, { to: agent });
+      return h("button.small", { type: "button", "aria-label": `${label} all of ${agent}`, onclick }, label);
+    };
+    place(menu, !wanted ? [] : [wanted === "paused" ? button("Resume", "resume") : button("Pause", "pause"), button("Cancel", "cancel")]);
   }
 
   /** A run in the tree: for whom it works, and how it stands. */
@@ -164,7 +169,8 @@ export class Panel {
       return Object.assign(node, { fill: (one) => {
         node.dataset.state = one.status;
         say(state, PRESENCE[one.status] ?? one.status);
-        say(detail, [one.device_count ? count(one.device_count, "device") : "", one.reason, one.back ? `back ${when(one.back)}` : ""].filter(Boolean).join(" · "));
+        const facts = [one.device_count ? count(one.device_count, "device") : "", one.reason, one.back ? `back ${when(one.back)}` : ""];
+        say(detail, facts.filter(Boolean).join(" · "));
       } });
     }, (node, one) => node.fill(one));
   }
