@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -300,3 +302,32 @@ def test_the_client_fits_the_types_of_the_packages_that_it_is_for(clients: Path)
     ]
     done = subprocess.run(command, cwd=clients, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout
+
+
+async def test_an_answer_arrives_whole_wherever_its_connections_are_cut(
+    gateway: Any, proxy: Any, ann: Broker, page: Any, chat: str
+) -> None:
+    """Between frames, within them, by a clean end and by a reset, again and again."""
+    sent = await ann.session(chat).send("hello", to="all")
+    cuts = (700, 701, 950, 1203, 2048, 5001)
+    async with AsyncExitStack() as stack, page() as tab:
+        ports = []
+        for cut in cuts:
+            between = await stack.enter_async_context(proxy(gateway.port))
+            between.cut_after = cut
+            ports.append(between.port)
+        read = f"""async (port) => {{
+            const fetch = durableFetch({{backoff: {{base: 5, most: 50}}, patience: 20000}});
+            const text = await (await fetch(`http://127.0.0.1:${{port}}/api/chat/{chat}~{sent.run}/stream`)).text();
+            return text.split("\\n").filter((line) => line.startsWith("data: ")).map((line) => line.slice(6));
+        }}"""
+        await tab.do("keep", "read", f"({read})")
+        found = await tab.eval(f"Promise.all({ports}.map(read))")
+    for lines in found:
+        assert lines.pop() == "[DONE]"
+        chunks = [json.loads(line) for line in lines]
+        assert "".join(chunk["delta"] for chunk in chunks if chunk["type"] == "text-delta") == WHOLE
+        kinds = [chunk["type"] for chunk in chunks]
+        assert [
+            kinds.count(kind) for kind in ("start", "text-start", "text-end", "tool-output-available", "finish")
+        ] == [1] * 5
