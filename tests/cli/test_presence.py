@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,8 @@ async def test_presence_shows_who_is_there_and_how(command: Any, session: Sessio
     """A line per member; for machines an object each."""
     async with session.presence.join(device="phone"), session.presence.join(device="laptop") as laptop:
         await laptop.say("idle")
-        table = command("presence", session.id)
-        lines = command("presence", session.id, "--json").json
+        table = await asyncio.to_thread(command, "presence", session.id)  # so that ann's presence goes on meanwhile
+        lines = (await asyncio.to_thread(command, "presence", session.id, "--json")).json
     assert table.code == 0
     assert "no process of this agent is running" in table.out
     assert "laptop (idle)" in table.out
