@@ -26,7 +26,7 @@ from orchestrator_free.gateway.openapi import body, operation, query
 from orchestrator_free.gateway.resource import Resource
 from orchestrator_free.gateway.teller import Teller
 from orchestrator_free.gateway.transport import Head
-from orchestrator_free.projections.agui import EventStream, messages
+from orchestrator_free.projections.agui import EventStream, messages, ui_messages
 from orchestrator_free.projections.answer import Answer, answers, shown
 from orchestrator_free.subjects import ALL, TOKEN, check_name
 
@@ -129,7 +129,7 @@ class AgUi(Resource):
         """Return a thread's messages; with `runId`, stream that run."""
         asked = request.query_params
         session = check_name("threadId", asked.get("threadId") or asked.get("runId", "").partition("~")[0])
-        run = asked.get("runId", "")
+        run = asked.get("runId", "").rpartition("~")[2]
         try:
             channel = await self.caught_up(session)
         except SessionNotFound:
@@ -142,8 +142,8 @@ class AgUi(Resource):
             return await self._stream(request, session, *named[0], modern=modern)
         found = shown(channel.fold)
         active = found[-1][1] if found and not Answer(*found[-1]).complete(channel.fold) else None
-        told = {"messages": messages(channel.fold, found), "interrupts": []}
-        return json_answer(told | {"activeRun": {"runId": active} if active else None})
+        told = {"messages": ui_messages(channel.fold, found), "interrupts": []}
+        return json_answer(told | {"activeRun": {"runId": f"{session}~{active}"} if active else None})
 
     # -- a thread -----------------------------------------------------------------------------------------------
 

@@ -197,6 +197,23 @@ def messages(fold: Fold, asked: list[tuple[str, str]]) -> list[Event]:
     return found
 
 
+def ui_messages(fold: Fold, asked: list[tuple[str, str]]) -> list[Event]:
+    """Return a conversation as TanStack AI keeps it: messages with parts, results in the message of their call."""
+    found: list[Event] = []
+    calls: dict[str, Event] = {}
+    for message in messages(fold, asked):
+        if message["role"] == "tool":
+            result = {"type": "tool-result", "toolCallId": message["toolCallId"], "content": message["content"]}
+            calls[message["toolCallId"]]["parts"].append(result | {"state": "complete"})
+            continue
+        parts = [{"type": "text", "content": message["content"]}] if message.get("content") else []
+        found.append({"id": message["id"], "role": message["role"], "parts": parts})
+        for call in message.get("toolCalls", ()):
+            calls[call["id"]] = found[-1]
+            parts.append({"type": "tool-call", "id": call["id"], **call["function"], "state": "input-complete"})
+    return found
+
+
 def _gather(found: list[Event], event: Event) -> None:
     match event["type"]:
         case "TEXT_MESSAGE_START":

@@ -41,9 +41,10 @@ async function copilotKit() {
   };
 }
 
-async function tanStack() {
+async function tanStack(options = {}) {
   const { ChatClient, fetchServerSentEvents } = await import("@tanstack/ai-client");
-  const client = new ChatClient({ connection: fetchServerSentEvents(`${base}/api/agui`), threadId: thread });
+  const connection = fetchServerSentEvents(`${base}/api/agui`);
+  const client = new ChatClient({ connection, threadId: thread, ...options });
   return {
     show: () => ({ messages: client.getMessages(), running: client.getIsLoading(), error: client.getError()?.message }),
     send: async (text) => { await client.sendMessage(text); },
@@ -52,10 +53,19 @@ async function tanStack() {
       say({ hydrated: found });
     },
     stop: async () => { client.stop(); },
+    mount: () => client.attach(),
   };
 }
 
-const app = await { agui1: () => agUi("agui1"), agui0: () => agUi("agui0"), copilotkit: copilotKit, tanstack: tanStack }[kind]();
+// TanStack AI whose page asks the server on mount for what there is, and joins the run in the making.
+async function hydrating() {
+  globalThis.window ??= globalThis;
+  const app = await tanStack({ persistence: true });
+  app.mount(); // as its wrappers for React and others do
+  return app;
+}
+
+const app = await { agui1: () => agUi("agui1"), agui0: () => agUi("agui0"), copilotkit: copilotKit, tanstack: tanStack, hydrating }[kind]();
 say({ ready: kind });
 for await (const line of createInterface({ input: process.stdin })) {
   const [name, ...values] = JSON.parse(line);

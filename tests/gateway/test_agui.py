@@ -181,7 +181,9 @@ async def test_a_run_that_is_asked_for_again_is_answered_from_where_the_client_s
     assert [run["run"] for run in view["agents"][0]["runs"]] == [run_id("user", "r-1")]
     assert joined.text.count("RUN_FINISHED") == 1
     assert hydrated["activeRun"] is None
-    assert [message["role"] for message in hydrated["messages"]] == ["user", "assistant", "tool", "assistant"]
+    assert [message["role"] for message in hydrated["messages"]] == ["user", "assistant", "assistant"]
+    kinds = [part["type"] for message in hydrated["messages"] for part in message["parts"]]
+    assert kinds == ["text", "tool-call", "tool-result", "text"]
 
 
 async def test_what_cannot_be_a_run_is_refused_clearly(gateway: Any, thread: str, fresh: Callable[[str], str]) -> None:
