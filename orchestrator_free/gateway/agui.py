@@ -6,11 +6,8 @@ A client that goes away cancels nothing; what is asked again under the same run 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
 from typing import Any, Final
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -19,28 +16,19 @@ from starlette.routing import Route
 
 from orchestrator_free.errors import InvalidInput, SessionNotFound
 from orchestrator_free.fold import Fold
-from orchestrator_free.gateway.bodies import json_answer, read_body
-from orchestrator_free.gateway.channel import Channel
+from orchestrator_free.gateway.bodies import json_answer, read_body, repeat_id
 from orchestrator_free.gateway.fallback import FeedResponse
 from orchestrator_free.gateway.openapi import body, operation, query
 from orchestrator_free.gateway.resource import Resource
-from orchestrator_free.gateway.teller import Teller
-from orchestrator_free.gateway.transport import Head
+from orchestrator_free.gateway.teller import answered, frame
 from orchestrator_free.projections.agui import EventStream, messages, ui_messages
 from orchestrator_free.projections.answer import Answer, answers, shown
-from orchestrator_free.subjects import ALL, TOKEN, check_name
+from orchestrator_free.subjects import ALL, check_name
 
-_HEADERS: Final = (
-    ("content-type", "text/event-stream"),
-    ("cache-control", "no-cache"),
-    ("x-accel-buffering", "no"),
-    ("access-control-expose-headers", "x-stream-url"),
-)
+_EXPOSED: Final = ("access-control-expose-headers", "x-stream-url")
 _AGUI: Final = "/api/agui"
 _COPILOT: Final = "/api/copilotkit"
 _DEFAULT: Final = "default"
-
-Tell = Callable[[], tuple[bytes, bool]]
 
 
 class RunBody(BaseModel):
@@ -103,13 +91,15 @@ class AgUi(Resource):
         """Append what the person said and stream its answer."""
         said = await read_body(request, RunBody)
         member = check_name("member", request.query_params.get("member", "user"))
-        session = await self.begun(check_name("threadId", said.thread), member)
+        check_name("threadId", said.thread)
         to = request.path_params.get("agent", _DEFAULT)
         chosen = said.forwarded.get("to", ALL) if to == _DEFAULT else to
         if not isinstance(chosen, (str, list)):
             raise InvalidInput("forwardedProps.to: expected an agent's name, or a list of names")
-        input = _token(said.run)
-        await session.send(_text(said.messages), to=chosen, id=input)
+        input, text = _token(said.run), _text(said.messages)
+        Answer(member, input, request.headers.get("last-event-id", ""))
+        session = await self.begun(said.thread, member)  # now: what is wrong begins nothing
+        await session.send(text, to=chosen, id=input)
         return await self._stream(request, session.id, member, input, modern=said.version is not None)
 
     async def _stream(
@@ -119,11 +109,15 @@ class AgUi(Resource):
         cursor = request.headers.get("last-event-id", "")
         stream = EventStream(session, sender, input, modern=modern, asked=asked, cursor=cursor)
 
-        def tell() -> tuple[bytes, bool]:
-            return b"".join(_frame(place, event) for place, event in stream.advance(channel.fold)), stream.ended
+        finished = await self.whole(channel) if stream.answer.complete(channel.fold) else None
 
-        address = f"{_AGUI}?threadId={session}&runId={input}&protocolVersion={'1.0' if modern else '0'}"
-        return _answer(channel, tell, sender, (("x-stream-url", address),))
+        def tell() -> tuple[bytes, bool]:
+            events = stream.advance(finished or channel.fold)
+            return b"".join(frame(place, event) for place, event in events), stream.ended
+
+        version, prefix = "1.0" if modern else "0", request.scope.get("root_path", "")
+        address = f"{prefix}{_AGUI}?threadId={session}&runId={input}&protocolVersion={version}"
+        return answered(channel, tell, sender, (_EXPOSED, ("x-stream-url", address)))
 
     async def join(self, request: Request) -> Any:
         """Return a thread's messages; with `runId`, stream that run."""
@@ -142,7 +136,7 @@ class AgUi(Resource):
             return await self._stream(request, session, *named[0], modern=modern)
         found = shown(channel.fold)
         active = found[-1][1] if found and not Answer(*found[-1]).complete(channel.fold) else None
-        told = {"messages": ui_messages(channel.fold, found), "interrupts": []}
+        told = {"messages": ui_messages(await self.whole(channel), found), "interrupts": []}
         return json_answer(told | {"activeRun": {"runId": f"{session}~{active}"} if active else None})
 
     # -- a thread -----------------------------------------------------------------------------------------------
@@ -151,9 +145,9 @@ class AgUi(Resource):
         """Replay the whole thread, what people said included, and follow what is being answered."""
         said = await read_body(request, RunBody)
         channel = await self.caught_up(check_name("threadId", said.thread))
-        thread = _Thread(channel.fold, said.thread, modern=said.version is not None)
+        thread = _Thread(channel.fold, await self.whole(channel), said.thread, modern=said.version is not None)
         member = check_name("member", request.query_params.get("member", "user"))
-        return _answer(channel, thread.tell, member, ())
+        return answered(channel, thread.tell, member, (_EXPOSED,))
 
     async def info(self, request: Request) -> Response:
         """Say what there is."""
@@ -175,8 +169,9 @@ class _Thread:
     Runs of the protocol do not overlap, so answers in the making come one after the other.
     """
 
-    def __init__(self, fold: Fold, session: str, *, modern: bool) -> None:
+    def __init__(self, fold: Fold, history: Fold, session: str, *, modern: bool) -> None:
         self._fold = fold
+        self._history = history  # the same, with everything of large runs
         self._session = session
         self._modern = modern
         self._done: set[tuple[str, str]] = set()
@@ -196,33 +191,25 @@ class _Thread:
                     return frames, True
                 self._done.add(asked)
                 self._stream = EventStream(self._session, *asked, modern=self._modern, asked=True)
-            frames += b"".join(_frame("", event) for _, event in self._stream.advance(self._fold))
+            frames += b"".join(frame("", event) for _, event in self._stream.advance(self._fold))
             if not self._stream.ended:
                 return frames, False
             self._stream = None
 
     def _so_far(self) -> bytes:
         """Return a run that says what was said and answered completely, in place of what the client had."""
-        complete = [one for one in shown(self._fold) if Answer(*one).complete(self._fold)]
+        fold = self._history
+        complete = [one for one in shown(fold) if Answer(*one).complete(fold)]
         self._done.update(complete)
         run = {"threadId": self._session, "runId": complete[-1][1] if complete else "history"}
-        snapshot: dict[str, Any] = {"type": "MESSAGES_SNAPSHOT", "messages": messages(self._fold, complete)}
+        snapshot: dict[str, Any] = {"type": "MESSAGES_SNAPSHOT", "messages": messages(fold, complete)}
         events: list[dict[str, Any]] = [{"type": "RUN_STARTED", **run}, snapshot, {"type": "RUN_FINISHED", **run}]
-        return b"".join(_frame("", event) for event in events)
+        return b"".join(frame("", event) for event in events)
 
 
-def _answer(channel: Channel, tell: Tell, member: str, more: tuple[tuple[str, str], ...]) -> FeedResponse:
-    teller = Teller(channel, tell, member)
-    return FeedResponse(Head(_HEADERS + more), teller, lambda feed: teller.begin(feed, b": stream-open\n\n"))
-
-
-def _frame(place: str, event: dict[str, Any]) -> bytes:
-    head = b"id: %b\n" % place.encode() if place else b""
-    return head + b"data: %b\n\n" % orjson.dumps(event)
-
-
-def _token(text: str) -> str:
-    return text if TOKEN.fullmatch(text) else hashlib.sha256(text.encode()).hexdigest()[:32]
+def _token(run: str) -> str:
+    """Return the input's id: the run's, so that asking again asks once."""
+    return str(repeat_id(run, None))
 
 
 def _text(messages: list[dict[str, Any]]) -> str:

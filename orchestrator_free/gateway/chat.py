@@ -24,20 +24,18 @@ from orchestrator_free.gateway.fallback import FeedResponse
 from orchestrator_free.gateway.openapi import body, operation, query
 from orchestrator_free.gateway.problems import on_error
 from orchestrator_free.gateway.resource import Resource
-from orchestrator_free.gateway.teller import Teller
-from orchestrator_free.gateway.transport import Head
+from orchestrator_free.gateway.teller import answered, frame
 from orchestrator_free.projections.aisdk import KEY, MessageStream, Profile, ui_messages
 from orchestrator_free.projections.answer import Answer, answers, shown
 from orchestrator_free.session import Session
 from orchestrator_free.subjects import ALL, TOKEN, check_name
 
 _HEADERS: Final = (
-    ("content-type", "text/event-stream"),
-    ("cache-control", "no-cache"),
-    ("x-accel-buffering", "no"),
     ("x-vercel-ai-ui-message-stream", "v1"),
+    ("access-control-expose-headers", "x-workflow-run-id, x-stream-url"),
 )
 _RUN_MARK: Final = "~"
+_NOT_NEW: Final = "messages: the last one has to be the user's, or answer an approval; nothing was sent"
 
 
 class ChatBody(BaseModel):
@@ -102,21 +100,24 @@ class Chat(Resource):
         said = await read_body(request, ChatBody)
         member = check_name("member", request.query_params.get("member", "user"))
         name = check_name("id", said.id if said.id is not None else _made_up(said.messages))
-        session = await self.begun(name, member)
-        cursor, sender, input = await self.say(session, member, said)
+        _profile(request)
+        session, (cursor, sender, input) = await self.said(name, member, said)
         approving = said.messages[-1].get("role") == "assistant"
         return await self._tell(request, session.id, sender, input, cursor, approving=approving)
 
-    async def say(self, session: Session, member: str, said: ChatBody) -> tuple[str, str, str]:
-        """Append what is new; return the cursor from which to tell, and whose input is answered."""
+    async def said(self, name: str, member: str, said: ChatBody) -> tuple[Session, tuple[str, str, str]]:
+        """Append what is new to a chat, begun if it is new; return also the cursor from which to tell whose answer."""
         last = said.messages[-1]
         if last.get("role") == "assistant" and said.trigger == "submit-message":
-            return await self._approve(session, last)
+            approvals = _approvals(last)
+            session = await self.begun(name, member)
+            return session, await self._approve(session, last, approvals)
         user = next((one for one in reversed(said.messages) if one.get("role") == "user"), None)
         if user is None or (user is not last and said.trigger == "submit-message"):
-            raise InvalidInput("messages: the last one has to be the user's, or answer an approval; nothing was sent")
+            raise InvalidInput(_NOT_NEW)
         text, data = _content(user)
         id = _input_id(user)
+        session = await self.begun(name, member)  # now: what is wrong begins nothing
         if said.trigger == "regenerate-message":
             sent = await session.branches.regenerate(f"{member}/{id}")
         elif said.message is not None and id is not None:
@@ -124,15 +125,14 @@ class Chat(Resource):
             sent = await session.branches.edit(f"{member}/{id}", text, data=data, id=new)
         else:
             sent = await session.send(text, to=said.to, data=data, id=id)
-        return "", member, sent.input
+        return session, ("", member, sent.input)
 
-    async def _approve(self, session: Session, message: dict[str, Any]) -> tuple[str, str, str]:
+    async def _approve(
+        self, session: Session, message: dict[str, Any], approvals: list[dict[str, Any]]
+    ) -> tuple[str, str, str]:
         """Take what a person decided about the approvals in a message; go on where its stream ended."""
-        answered = [part["approval"] for part in message.get("parts", []) if _decided(part)]
-        if not answered:
-            raise InvalidInput("messages: the last one has to be the user's, or answer an approval; nothing was sent")
         channel = await self.caught_up(session.id)
-        for approval in answered:
+        for approval in approvals:
             if (ask := channel.fold.asks.found.get(approval["id"])) is not None and ask["status"] == "open":
                 value = "approve" if approval["approved"] else "deny"
                 await session.asks.answer(approval["id"], value, str(approval.get("reason") or ""))
@@ -167,7 +167,10 @@ class Chat(Resource):
             return Response(status_code=204)
         found = self.asked(channel.fold, run)
         cursor = request.headers.get("last-event-id", "")
-        if found is None or (not run and not cursor and Answer(*found).complete(channel.fold)):
+        if found is None:
+            return Response(status_code=204)
+        answer = Answer(*found, cursor)
+        if answer.ended or (not run and not cursor and answer.complete(channel.fold)):
             return Response(status_code=204)
         return await self._tell(request, name, *found, cursor)
 
@@ -178,15 +181,16 @@ class Chat(Resource):
         profile = _profile(request)
         stream = MessageStream(session, sender, input, profile=profile, cursor=cursor, approving=approving)
 
+        finished = await self.whole(channel) if stream.answer.complete(channel.fold) else None
+
         def tell() -> tuple[bytes, bool]:
-            chunks = list(stream.advance(channel.fold))
-            frames = b"".join(_frame(place, chunk) for place, chunk in chunks)
+            chunks = list(stream.advance(finished or channel.fold))
+            frames = b"".join(frame(place, chunk) for place, chunk in chunks)
             return frames + (b"data: [DONE]\n\n" if stream.ended else b""), stream.ended
 
         place = f"{session}{_RUN_MARK}{stream.answer.run}"
-        more = (("x-workflow-run-id", place), ("x-stream-url", f"/api/chat/{place}/stream"))
-        teller = Teller(channel, tell, sender)
-        return FeedResponse(Head(_HEADERS + more), teller, lambda feed: teller.begin(feed, b": stream-open\n\n"))
+        address = f"{request.scope.get('root_path', '')}/api/chat/{place}/stream"
+        return answered(channel, tell, sender, (*_HEADERS, ("x-workflow-run-id", place), ("x-stream-url", address)))
 
     def asked(self, fold: Fold, run: str) -> tuple[str, str] | None:
         """Return whose input is answered: of the run that is named, or the last one of the branch that is shown."""
@@ -222,15 +226,10 @@ class Chat(Resource):
         profile = _profile(request)
         try:
             channel = await self.caught_up(check_name("session", request.path_params["session"]))
-            found = ui_messages(channel.fold, profile=profile)
+            found = ui_messages(await self.whole(channel), profile=profile)
         except SessionNotFound:
             found = []
         return json_answer(found, 200, **{"cache-control": "no-cache"})
-
-
-def _frame(place: str, chunk: dict[str, Any]) -> bytes:
-    head = b"id: %b\n" % place.encode() if place else b""
-    return head + b"data: %b\n\n" % orjson.dumps(chunk)
 
 
 def _profile(request: Request) -> Profile:
@@ -261,14 +260,18 @@ def _input_id(message: dict[str, Any]) -> str | None:
     return text if TOKEN.fullmatch(text) else hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _decided(part: Any) -> bool:
-    """Whether a part says what a person decided about an approval."""
-    approval = part.get("approval") if isinstance(part, dict) else None
-    return (
-        isinstance(approval, dict)
-        and isinstance(approval.get("id"), str)
-        and isinstance(approval.get("approved"), bool)
-    )
+def _approvals(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what a person decided about the approvals of a message: their `id`, and whether `approved`."""
+    parts = message.get("parts")
+    found = [part.get("approval") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+    decided = [
+        one
+        for one in found
+        if isinstance(one, dict) and isinstance(one.get("id"), str) and isinstance(one.get("approved"), bool)
+    ]
+    if not decided:
+        raise InvalidInput(_NOT_NEW)
+    return decided
 
 
 def _made_up(messages: list[dict[str, Any]]) -> str:

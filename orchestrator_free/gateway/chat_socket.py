@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from orchestrator_free.errors import InvalidInput, OrchestratorFreeError
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from orchestrator_free.gateway.chat import Chat
 
 Frame = dict[str, Any]
+#: at once over one socket
+_REQUESTS: Final = 100
 
 
 class ChatSocket:
@@ -43,7 +46,10 @@ class ChatSocket:
         await self._websocket.accept()
         try:
             while True:
-                await self._take(await self._websocket.receive_text())
+                message = await self._websocket.receive()
+                if message["type"] == "websocket.disconnect":
+                    return
+                await self._take(message.get("text") or message.get("bytes") or "")
         except WebSocketDisconnect:
             return
         finally:
@@ -51,7 +57,7 @@ class ChatSocket:
                 task.cancel()
             await asyncio.gather(*self._requests.values(), return_exceptions=True)
 
-    async def _take(self, text: str) -> None:
+    async def _take(self, text: str | bytes) -> None:
         try:
             frame = orjson.loads(text)
         except orjson.JSONDecodeError:
@@ -60,12 +66,16 @@ class ChatSocket:
         if not isinstance(request, str):
             await self._websocket.close(1003, "frames are JSON objects with a requestId")
             return
-        if frame.get("type") == "abort":
-            await self._abort(request)
+        if request in self._requests and frame.get("type") != "abort":
+            await self._tell(request, "error", errorText="this requestId is being answered; choose a new one")
             return
-        task = asyncio.create_task(self._guarded(request, frame), name=f"chat {request}")
-        self._requests[request] = task
-        task.add_done_callback(lambda _: self._requests.pop(request, None))
+        if len(self._requests) >= _REQUESTS:
+            await self._tell(request, "error", errorText=f"{_REQUESTS} requests are being answered; wait for one")
+            return
+        name = request if frame.get("type") != "abort" else f"abort {request}"
+        task = asyncio.create_task(self._guarded(request, frame), name=f"chat {request[:40]}")
+        self._requests[name] = task
+        task.add_done_callback(lambda _: self._requests.pop(name, None))
 
     async def _guarded(self, request: str, frame: Frame) -> None:
         """Do what a frame asks for; what is wrong with it is told under its request."""
@@ -76,10 +86,14 @@ class ChatSocket:
                         await self._say(request, frame)
                     case "resume":
                         await self._resume(request, frame)
+                    case "abort":
+                        await self._abort(request)
                     case other:
                         raise InvalidInput(f"type: {str(other)[:40]!r} is unknown; there are send, resume and abort")
             except OrchestratorFreeError as error:
                 await self._tell(request, "error", errorText=str(error))
+            except HTTPException as error:
+                await self._tell(request, "error", errorText=error.detail)
 
     async def _say(self, request: str, frame: Frame) -> None:
         body = frame.get("body")
@@ -90,8 +104,7 @@ class ChatSocket:
             said = self._chat.body((body if isinstance(body, dict) else {}) | given)
         except ValidationError as error:
             raise InvalidInput(explain(error)) from error
-        session = await self._chat.begun(check_name("id", said.id), self._member)
-        cursor, sender, input = await self._chat.say(session, self._member, said)
+        session, (cursor, sender, input) = await self._chat.said(check_name("id", said.id), self._member, said)
         approving = said.messages[-1].get("role") == "assistant"
         await self._stream(request, session.id, MessageStream(
             session.id, sender, input, profile=7, cursor=cursor, approving=approving
@@ -112,6 +125,7 @@ class ChatSocket:
         channel = await self._chat.caught_up(session)
         news = asyncio.Event()
         leave = channel.listen(news.set)
+        channel.attendance.came(channel, self)
         sequence = 0
         try:
             while not stream.ended:
@@ -127,6 +141,7 @@ class ChatSocket:
             await self._tell(request, "end")
         finally:
             leave()
+            channel.attendance.left(session, self)
             self._answers.pop(request, None)
 
     async def _abort(self, request: str) -> None:

@@ -6,11 +6,13 @@ import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from starlette.requests import Request
 from starlette.routing import BaseRoute
 
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import SessionExists, SessionNotFound
+from orchestrator_free.fold import Fold
 from orchestrator_free.session import Session
 from orchestrator_free.subjects import check_name
 
@@ -63,3 +65,14 @@ class Resource:
         if self.hub.broker.log.wire.connected.is_set():
             await channel.reach()
         return channel
+
+    async def whole(self, channel: Channel) -> Fold:
+        """Return the session as it stands, with what its large finished runs keep in the object store.
+
+        Raises:
+            BrokerError: that cannot be read now.
+        """
+        if not any(run.object and not run.parts for run in channel.fold.runs.values()):
+            return channel.fold
+        _, view = await channel.snapshot()
+        return Fold.load(orjson.loads(view))

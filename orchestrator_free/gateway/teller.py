@@ -7,13 +7,38 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
+
+import orjson
+import structlog
 
 from orchestrator_free.gateway.attendance import visit_by
 from orchestrator_free.gateway.channel import Channel
-from orchestrator_free.gateway.transport import Feed
+from orchestrator_free.gateway.fallback import FeedResponse
+from orchestrator_free.gateway.transport import Feed, Head
 
 HEARTBEAT: Final = b": heartbeat\n\n"
+_HEADERS: Final = (
+    ("content-type", "text/event-stream"),
+    ("cache-control", "no-cache"),
+    ("x-accel-buffering", "no"),
+)
+_log = structlog.get_logger(__name__)
+
+#: returns the bytes that are new, and whether they were the last
+Tell = Callable[[], tuple[bytes, bool]]
+
+
+def frame(place: str, message: dict[str, Any]) -> bytes:
+    """Return a message as a frame of SSE; lines end with LF alone, other ends break clients."""
+    head = b"id: %b\n" % place.encode() if place else b""
+    return head + b"data: %b\n\n" % orjson.dumps(message)
+
+
+def answered(channel: Channel, tell: Tell, member: str, headers: tuple[tuple[str, str], ...] = ()) -> FeedResponse:
+    """Return the answer to a client that is told of a channel over SSE."""
+    teller = Teller(channel, tell, member)
+    return FeedResponse(Head(_HEADERS + headers), teller, lambda feed: teller.begin(feed, b": stream-open\n\n"))
 
 
 class Teller:
@@ -25,9 +50,7 @@ class Teller:
         visit: who looks, for others to see.
     """
 
-    def __init__(
-        self, channel: Channel, tell: Callable[[], tuple[bytes, bool]], member: str, *, beat_seconds: float = 15.0
-    ) -> None:
+    def __init__(self, channel: Channel, tell: Tell, member: str, *, beat_seconds: float = 15.0) -> None:
         """Prepare.
 
         Args:
@@ -67,7 +90,12 @@ class Teller:
         if not feed.writable:
             return
         self._stuck = 0
-        data, last = self._tell()
+        try:
+            data, last = self._tell()
+        except Exception:  # others listen to this channel, too
+            _log.exception("telling a client failed", session=self._channel.session)
+            feed.cut()
+            return
         if data:
             feed.send(data)
         if last:

@@ -83,16 +83,16 @@ class Answer:
         self.input = input
         self.run = run_id(sender, input)
         self._runs, self._asks, self.ended = read(cursor or "0", self.run)
-        self._members: tuple[int, list[RunFold]] = (-1, [])
+        self._members: tuple[Kin | None, int, list[RunFold]] = (None, 0, [])
 
     # -- what belongs to it -------------------------------------------------------------------------------------
 
     def members(self, fold: Fold) -> list[RunFold]:
         """Return the runs of this answer in the order in which they began."""
         kin = kin_of(fold)
-        if self._members[0] != kin.state:
-            self._members = (kin.state, kin.family(self.run))
-        return self._members[1]
+        if self._members[:2] != (kin, kin.state):
+            self._members = (kin, kin.state, kin.family(self.run))
+        return self._members[2]
 
     def complete(self, fold: Fold) -> bool:
         """Whether nothing is to come any more."""
