@@ -194,6 +194,16 @@ class Programs:
             program.kill()
 
 
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory, broker_url: str) -> Iterator[Programs]:
+    """Programs of all tests of a module; none of them outlives it."""
+    started = Programs(tmp_path_factory.mktemp("programs"), broker_url)
+    try:
+        yield started
+    finally:
+        started.kill()
+
+
 @pytest.fixture
 def programs(tmp_path: Path, broker_url: str) -> Iterator[Programs]:
     """Start agents as processes; none of them outlives the test."""

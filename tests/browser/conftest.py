@@ -6,13 +6,18 @@ import asyncio
 import re
 import shutil
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import pytest_asyncio
+
+from orchestrator_free.broker import connect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
+
+    from orchestrator_free.broker import Broker
 
 SECONDS = 40
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -29,9 +34,23 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one module share its browser, and therefore its event loop."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and pytest_asyncio.is_async_test(item):
+            item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def ann(broker_url: str) -> AsyncIterator[Broker]:
+    """A connection as the member `ann`."""
+    async with connect(broker_url, member="ann") as connection:
+        yield connection
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser(chromium: str) -> AsyncIterator[Any]:
-    """A browser of the test's own."""
+    """A browser; each page has a profile of its own."""
     from playwright.async_api import async_playwright
 
     async with async_playwright() as playwright:
@@ -42,7 +61,7 @@ async def browser(chromium: str) -> AsyncIterator[Any]:
 
 
 class House:
-    """The gateway of a test, in a process of its own: `kill()` it, and `start()` it again on the same port."""
+    """A gateway in a process of its own: `kill()` it, and `start()` it again on the same port."""
 
     def __init__(self, programs: Any, script: Path, url: str) -> None:
         self._programs = programs
@@ -70,15 +89,20 @@ class House:
         self.program.kill()
 
 
-@pytest.fixture
-async def house(programs: Any, tmp_path: Path, broker_url: str) -> AsyncIterator[House]:
-    """A gateway as a process."""
-    script = tmp_path / "gateway_program.py"
+@pytest.fixture(scope="module")
+def gateway_process(lasting: Any, tmp_path_factory: pytest.TempPathFactory, broker_url: str) -> House:
+    """The module's gateway, not started yet."""
+    script = tmp_path_factory.mktemp("gateway") / "gateway_program.py"
     script.write_text(_PROGRAM)
-    made = House(programs, script, broker_url)
-    await made.start()
-    yield made
-    made.kill()
+    return House(lasting, script, broker_url)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def house(gateway_process: House) -> House:
+    """A gateway as a process; it runs, whatever the test before did to it."""
+    if gateway_process.program is None or not gateway_process.program.alive:
+        await gateway_process.start()
+    return gateway_process
 
 
 class Watched:
