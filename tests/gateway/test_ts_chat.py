@@ -309,7 +309,7 @@ async def test_an_answer_arrives_whole_wherever_its_connections_are_cut(
 ) -> None:
     """Between frames, within them, by a clean end and by a reset, again and again."""
     sent = await ann.session(chat).send("hello", to="all")
-    cuts = (700, 701, 950, 1203, 2048, 5001)
+    cuts = (700, 701, 803, 950, 1001, 1203, 1502, 2048, 3333, 5001)
     async with AsyncExitStack() as stack, page() as tab:
         ports = []
         for cut in cuts:

@@ -105,6 +105,8 @@ class Answer {
         this.#check(); // the line broke
       }
     }
+    if (needsDone) yield "data: [DONE]\n\n"; // it broke behind the last step
+    return undefined;
   }
 
   /** Ask for the rest, until it can be had; null if there is none. */
