@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.gateway.pages import Page, page
 from tests.gateway.test_agui import text_of
 from tests.gateway.test_chat import ANSWER, WHOLE, App, running
 from tests.gateway.test_chat import text_of as ui_text
+
+__all__ = ["page"]  # a fixture
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -31,6 +34,20 @@ async def thread(ann: Broker, programs: Any, fresh: Callable[[str], str]) -> str
     programs.agent(agent, ANSWER)
     await ann.session(name).create(agents=[agent])
     return name
+
+
+@pytest.fixture
+async def endless(ann: Broker, programs: Any, fresh: Callable[[str], str]) -> str:
+    """A session with an agent whose answer ends when it is cancelled."""
+    name, agent = fresh("thread"), fresh("agent")
+    programs.agent(agent, 'for n in range(2000):\n    await run.text(f"w{n} ")\n    await asyncio.sleep(0.05)')
+    await ann.session(name).create(agents=[agent])
+    return name
+
+
+async def status(ann: Broker, session: str) -> str:
+    """Return how the session's only run ended."""
+    return str((await ann.session(session).view())["agents"][0]["runs"][0]["status"])
 
 
 @pytest.fixture
@@ -120,19 +137,21 @@ async def test_a_tanstack_page_that_comes_later_shows_the_history(app: Any, thre
 
 
 @pytest.mark.parametrize("kind", ["agui1", "agui0", "copilotkit", "tanstack"])
-async def test_a_cancel_from_elsewhere_ends_a_clients_run(app: Any, gateway: Any, thread: str, kind: str) -> None:
+async def test_a_cancel_from_elsewhere_ends_a_clients_run(
+    app: Any, gateway: Any, ann: Broker, endless: str, kind: str
+) -> None:
     """The gateway's control, by any other device; the client's run ends without an error, with what it had."""
-    async with app(kind, thread) as tab:
+    async with app(kind, endless) as tab:
         tab.begin("begin", "send", "hello")
         await begun(tab)
-        told = await gateway.http.post(f"/sessions/{thread}/controls", json={"type": "cancel", "to": "all"})
+        told = await gateway.http.post(f"/sessions/{endless}/controls", json={"type": "cancel", "to": "all"})
         assert told.status_code == 202
         assert await tab.line() == {"done": "send"}
         shown = await tab.do("show")
 
     assert (shown["running"], shown.get("error")) == (False, None)
-    assert WHOLE.startswith(text_of(shown))
-    assert text_of(shown) != WHOLE
+    assert text_of(shown).startswith("w0 w1 ")
+    assert await status(ann, endless) == "cancelled"
 
 
 @pytest.mark.parametrize("kind", ["copilotkit", "tanstack"])
@@ -152,15 +171,15 @@ async def test_concurrent_agents_are_messages_of_their_own(
 
 
 async def test_a_cancel_from_elsewhere_ends_the_answer_over_the_websocket_transport(
-    stock: Any, gateway: Any, thread: str
+    stock: Any, gateway: Any, endless: str
 ) -> None:
     """Stock `WebSocketChatTransport`."""
-    async with stock(thread) as tab:
+    async with stock(endless) as tab:
         tab.begin("begin", "send", "hello")
         async with asyncio.timeout(60):
             while not ui_text(((await tab.do("show"))["messages"] or [{"parts": []}])[-1]).startswith("w0 w1 "):
                 await asyncio.sleep(0.02)
-        await gateway.http.post(f"/api/chat/{thread}/stop")
+        await gateway.http.post(f"/api/chat/{endless}/stop")
         assert await tab.line() == {"done": "send"}
         shown = await tab.do("show")
     assert shown["status"] == "ready"
@@ -181,3 +200,41 @@ async def test_concurrent_agents_are_grouped_over_the_websocket_transport(
     parts = [part for part in shown["messages"][1]["parts"] if part["type"] == "text"]
     texts = {part["providerMetadata"]["durable"]["agent"]: part["text"] for part in parts}
     assert texts == {name: "".join(f"{name}{n} " for n in range(30)) for name in names}
+
+
+@pytest.mark.parametrize("version", ["ai5", "ai7"])
+async def test_durable_fetch_changes_nothing_else_of_a_stock_chat(
+    gateway: Any, page: Any, ann: Broker, programs: Any, fresh: Callable[[str], str], version: str
+) -> None:
+    """Another page joins late, or is the same one reloaded; agents are grouped; a stop elsewhere ends both."""
+    names = [fresh("one"), fresh("two")]
+    for name in names:
+        programs.agent(
+            name, f'for n in range(900):\n    await run.text(f"{name}{{n}} ")\n    await asyncio.sleep(0.05)'
+        )
+    chat, api = fresh("chat"), f"http://127.0.0.1:{gateway.port}/api/chat"
+    await ann.session(chat).create(agents=names)
+    stock = f"(Stock) => new Stock({{api: '{api}', fetch: durableFetch()}})"
+    parts = "(chat.messages[1]?.parts ?? []).filter((part) => part.type === 'text')"
+    agents = f"{parts}.map((part) => part.providerMetadata.durable.agent).sort()"
+    texts = f"{parts}.map((part) => part.text).sort()"
+
+    async def begins(tab: Page, what: str) -> None:
+        await tab.do("keep", "chat", f"await makeChat({version!r}, {chat!r}, {stock})")
+        await tab.eval(
+            f"fetch('{api}/{chat}/messages').then((one) => one.json()).then((all) => {{ chat.messages = all; }})"
+        )
+        await tab.do("keep", "under", f"[{what}]")
+        await tab.wait(f"{parts}.length === 2 && {parts}.every((part) => part.text.length > 20)")
+
+    async with page() as one, page() as late:
+        await begins(one, "chat.sendMessage({text: 'hello'})")
+        await begins(late, "chat.resumeStream()")
+        told = await gateway.http.post(f"/api/chat/{chat}/stop")
+        for tab in (one, late):
+            await tab.wait("chat.status === 'ready' && chat.messages[1].metadata.durable.outcome === 'cancelled'")
+        shown = [[await tab.eval(agents), await tab.eval(texts)] for tab in (one, late)]
+
+    assert told.status_code == 202
+    assert shown[0] == shown[1]
+    assert shown[0][0] == sorted(names)
