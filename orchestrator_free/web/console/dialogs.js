@@ -5,7 +5,8 @@ import { json, short, time } from "./format.js";
 const KEYS = [
   ["/", "Search sessions"], ["j, k", "Next, previous session"], ["n", "Write a message"], ["Enter", "Send; Shift+Enter: a new line"],
   ["x", "Cancel the run in focus, or the newest at work"], ["a", "To the first open ask"], ["d", "To the details"],
-  ["b", "Brief"], ["l", "Turns or columns"], ["t", "Timeline; arrow keys move in it"], ["g", "To the latest"], ["c", "Light or dark"], ["?", "This help"],
+  ["b", "Brief"], ["l", "Turns or columns"], ["t", "Timeline; arrow keys move in it"], ["g", "To the latest"],
+  ["c", "Light or dark"], ["?", "This help"],
 ];
 
 function open(title, ...content) {
@@ -35,7 +36,8 @@ export function openMember(page) {
 export function openNew(begin) {
   const title = h("input", { type: "text", maxlength: "200" });
   const agents = h("input", { type: "text", placeholder: "outliner, checker" });
-  const form = h("form.stack", { method: "dialog" }, h("label", {}, "Title", title), h("label", {}, "Agents", agents), h("button.primary", { type: "submit" }, "Begin"));
+  const form = h("form.stack", { method: "dialog" }, h("label", {}, "Title", title), h("label", {}, "Agents", agents),
+    h("button.primary", { type: "submit" }, "Begin"));
   form.addEventListener("submit", () => begin({ title: title.value, agents: agents.value.split(/[\s,]+/).filter(Boolean) }));
   open("New session", form);
   title.focus();

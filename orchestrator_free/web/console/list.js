@@ -92,7 +92,8 @@ export class SessionList {
     this.#rows.render(this.rows, shown.slice(0, 500), (one) => one.session, (one) => this.#row(one), (node, one) => node.fill(one));
     show(this.more, Boolean(this.#next));
     const typed = this.search.value.trim();
-    say(show(this.empty, !shown.length), !typed ? "No sessions yet." : this.#next ? "None of those loaded. Enter opens a session of this name." : "No session matches.");
+    const unfound = this.#next ? "None of those loaded. Enter opens a session of this name." : "No session matches.";
+    say(show(this.empty, !shown.length), typed ? unfound : "No sessions yet.");
   }
 
   #waiting(one) {

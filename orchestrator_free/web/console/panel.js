@@ -8,7 +8,8 @@ import { doing, statusWord } from "./card.js";
 const TREE = 6;
 const ENDED = 12;
 
-const PRESENCE = { joined: "here", idle: "idle", thinking: "thinking", streaming: "streaming", waiting: "waiting", stalled: "silent", away: "away", offline: "offline" };
+const PRESENCE = { joined: "here", idle: "idle", thinking: "thinking", streaming: "streaming",
+  waiting: "waiting", stalled: "silent", away: "away", offline: "offline" };
 
 export class Panel {
   #asks = new Keyed();
@@ -74,7 +75,8 @@ export class Panel {
       ? [act("Hand back", "return", ".primary"), act("Release", "release")]
       : [act("Take over", "take", holder ? "" : ".primary")];
     const who = holder ? [avatar(holder), h("div", {}, h("strong", {}, holder === me ? "You have the floor" : `${holder} has the floor`),
-      h("p.dim", {}, [floor.reason, when(floor.time)].filter(Boolean).join(" · ")))] : [h("p.dim", {}, "Nobody holds it: every agent that is asked answers.")];
+      h("p.dim", {}, [floor.reason, when(floor.time)].filter(Boolean).join(" · ")))]
+      : [h("p.dim", {}, "Nobody holds it: every agent that is asked answers.")];
     place(this.floor.body, [h("div.floor", {}, who), h("div.ask-actions", {}, buttons,
       this.desk.past ? "" : h("button", { type: "button", onclick: () => this.page.brief() }, "Brief"))]);
   }
@@ -100,7 +102,8 @@ export class Panel {
     const menu = h("span.actions");
     const list = h("ul.tree");
     const keyed = new Keyed();
-    const node = h("div.agent", {}, h("div.agent-head", {}, avatar(agent, "agent"), h("div.agent-words", {}, h("strong", {}, agent), detail), state), menu, list);
+    const words = h("div.agent-words", {}, h("strong", {}, agent), detail);
+    const node = h("div.agent", {}, h("div.agent-head", {}, avatar(agent, "agent"), words, state), menu, list);
     node.fill = ({ runs, member }) => {
       const open = runs.filter((run) => run.open && !run.cancelled);
       const status = this.#agentState(agent, member, open);
@@ -165,7 +168,8 @@ export class Panel {
     this.#people.render(this.people.body, people, (one) => one.member, ({ member }) => {
       const state = h("span.state");
       const detail = h("span.dim");
-      const node = h("div.person", {}, avatar(member), h("div.agent-words", {}, h("strong", {}, member === this.desk.member ? `${member} (you)` : member), detail), state);
+      const name = member === this.desk.member ? `${member} (you)` : member;
+      const node = h("div.person", {}, avatar(member), h("div.agent-words", {}, h("strong", {}, name), detail), state);
       return Object.assign(node, { fill: (one) => {
         node.dataset.state = one.status;
         say(state, PRESENCE[one.status] ?? one.status);
@@ -210,7 +214,8 @@ export class Panel {
       say(at, time(one.time));
       if (one.ask) {
         say(title, `${short(one.text || one.about, 60)}`);
-        say(text, [one.status, one.status === "decided" ? short(json(one.value), 50) : "", one.by.join(", "), one.reason].filter(Boolean).join(" · "));
+        const value = one.status === "decided" ? short(json(one.value), 50) : "";
+        say(text, [one.status, value, one.by.join(", "), one.reason].filter(Boolean).join(" · "));
       } else {
         const outcomes = Object.entries(one.outcomes).map(([agent, out]) => `${agent}: ${out.state.replace("_", " ")}`);
         say(title, `${one.type} ${one.to === "all" ? "everybody" : one.to}`);

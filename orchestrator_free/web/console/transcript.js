@@ -38,7 +38,8 @@ export class Transcript {
   #watch(signal) {
     const { element } = this;
     let moved = 0;
-    for (const name of ["wheel", "touchmove", "pointerdown", "keydown"]) element.addEventListener(name, () => (moved = performance.now()), { passive: true, signal });
+    const by = () => (moved = performance.now());
+    for (const name of ["wheel", "touchmove", "pointerdown", "keydown"]) element.addEventListener(name, by, { passive: true, signal });
     element.addEventListener("scroll", () => {
       const atEnd = element.scrollHeight - element.scrollTop - element.clientHeight < 80;
       if (atEnd) this.#follow = true;
