@@ -152,7 +152,7 @@ async def test_tail_prints_every_event_as_a_line(command: Any, ann: Broker, stor
 def test_tail_at_the_end_of_an_idle_session_ends_at_once(command: Any, story: str) -> None:
     """There is nothing to come."""
     last = command("tail", story, "--until-idle", "--json").json[-1]["position"]
-    done = command("tail", story, "--until-idle", "--after", last, seconds=10)
+    done = command("tail", story, "--until-idle", "--after", last, seconds=30)
     assert (done.code, done.out) == (0, "")
 
 
