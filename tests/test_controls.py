@@ -381,7 +381,8 @@ async def test_who_waits_in_a_session_that_is_deleted_is_told(session: Session, 
         asyncio.create_task(session.result(name, sent.run, timeout=30)),
         asyncio.create_task(control.outcome(timeout=30)),
     ]
-    await asyncio.sleep(0.5)
+    ended, _ = await asyncio.wait(waiting, timeout=0.5)
+    assert not ended
     await session.delete()
     assert [type(end) for end in await asyncio.gather(*waiting, return_exceptions=True)] == [SessionNotFound] * 2
 

@@ -24,7 +24,9 @@ SECONDS = 60_000
 async def feeds(url: str) -> int:
     """How many feeds the gateway serves."""
     async with httpx.AsyncClient(base_url=url) as http:
-        found = re.search(r"^orchestrator_free_gateway_clients ([0-9.]+)$", (await http.get("/metrics")).text, re.MULTILINE)
+        found = re.search(
+            r"^orchestrator_free_gateway_clients ([0-9.]+)$", (await http.get("/metrics")).text, re.MULTILINE
+        )
     assert found
     return int(float(found[1]))
 
