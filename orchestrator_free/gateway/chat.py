@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket
 
 from orchestrator_free.errors import InvalidInput, OrchestratorFreeError, SessionNotFound
 from orchestrator_free.fold import Fold
-from orchestrator_free.gateway.bodies import json_answer, read_body
+from orchestrator_free.gateway.bodies import json_answer, number, read_body
 from orchestrator_free.gateway.chat_socket import ChatSocket
 from orchestrator_free.gateway.fallback import FeedResponse
 from orchestrator_free.gateway.openapi import body, operation, query
@@ -158,6 +158,11 @@ class Chat(Resource):
 
     async def stream(self, request: Request) -> Any:
         """Stream the answer in the making; 204 if there is none: also in a chat that has not begun."""
+        if number(request, "startIndex", 0, 0, 10**9):
+            # How an answer is cut into chunks differs from one connection to the next: skipped by number, text is lost.
+            raise HTTPException(
+                409, "a stream cannot go on behind a number of chunks; pass Last-Event-ID, or start over"
+            )
         name, _, run = request.path_params["session"].partition(_RUN_MARK)
         try:
             channel = await self.caught_up(check_name("session", name))

@@ -302,6 +302,10 @@ async def test_what_cannot_be_a_chat_is_refused_clearly(gateway: Any, fresh: Cal
     assert (await status({"id": chat, "messages": [{"role": "assistant", "parts": []}]}))[0] == 400
     assert (await status({"id": "a b", "messages": [user]}))[0] == 400
     assert (await status({"id": chat, "messages": [user]}, "?ai_sdk=4"))[1].startswith("ai_sdk='4'")
+    skipping = await gateway.http.get(f"/api/chat/{chat}/stream?startIndex=7")
+    assert skipping.status_code == 409
+    assert "Last-Event-ID" in skipping.json()["detail"]
+    assert (await gateway.http.get(f"/api/chat/{chat}/stream?startIndex=x")).status_code == 400
     assert (await gateway.http.get(f"/api/chat/{chat}-unknown/stream")).status_code == 204  # not begun: no error
     assert (await gateway.http.get(f"/api/chat/{chat}-unknown/messages")).json() == []
     assert (await gateway.http.get(f"/api/chat/{chat}-unknown~run/stream")).status_code == 404
