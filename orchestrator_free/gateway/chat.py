@@ -16,11 +16,14 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from orchestrator_free.broker import Broker
 from orchestrator_free.errors import InvalidInput, OrchestratorFreeError, SessionNotFound
 from orchestrator_free.fold import Fold
 from orchestrator_free.gateway.bodies import json_answer, number, read_body
 from orchestrator_free.gateway.chat_socket import ChatSocket
+from orchestrator_free.gateway.chunks import Chunks
 from orchestrator_free.gateway.fallback import FeedResponse
+from orchestrator_free.gateway.hub import Hub
 from orchestrator_free.gateway.openapi import body, operation, query
 from orchestrator_free.gateway.problems import on_error
 from orchestrator_free.gateway.resource import Resource
@@ -54,6 +57,10 @@ class ChatBody(BaseModel):
 
 class Chat(Resource):
     """The routes of the AI SDK."""
+
+    def __init__(self, broker: Broker, hub: Hub) -> None:
+        super().__init__(broker, hub)
+        self._chunks = Chunks()
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes."""
@@ -158,12 +165,7 @@ class Chat(Resource):
 
     async def stream(self, request: Request) -> Any:
         """Stream the answer in the making; 204 if there is none: also in a chat that has not begun."""
-        if number(request, "startIndex", 0, 0, 10**9):
-            # How an answer is cut into chunks differs from one connection to the next: skipped by number, text is lost.
-            raise HTTPException(
-                409, "a stream cannot go on behind a number of chunks; pass Last-Event-ID, or start over"
-            )
-        name, _, run = request.path_params["session"].partition(_RUN_MARK)
+        name, run, mark = _place(request)
         try:
             channel = await self.caught_up(check_name("session", name))
         except SessionNotFound:
@@ -171,16 +173,35 @@ class Chat(Resource):
                 raise
             return Response(status_code=204)
         found = self.asked(channel.fold, run)
-        cursor = request.headers.get("last-event-id", "")
         if found is None:
             return Response(status_code=204)
+        if count := number(request, "startIndex", 0, 0, 10**9):
+            return await self._go_on(request, name, found, mark, count)
+        cursor = request.headers.get("last-event-id", "")
         answer = Answer(*found, cursor)
         if answer.ended or (not run and not cursor and answer.complete(channel.fold)):
             return Response(status_code=204)
         return await self._tell(request, name, *found, cursor)
 
+    async def _go_on(self, request: Request, name: str, found: tuple[str, str], mark: str, count: int) -> FeedResponse:
+        """Stream the rest of an answer to a client that has had so many chunks of it."""
+        known = self._chunks.behind(mark, count)
+        if known is None:
+            text = "this gateway does not know what stood behind so many chunks; pass Last-Event-ID, or start over"
+            raise HTTPException(409, text)
+        return await self._tell(request, name, *found, known[0], mark=mark, skip=known[1])
+
     async def _tell(
-        self, request: Request, session: str, sender: str, input: str, cursor: str, *, approving: bool = False
+        self,
+        request: Request,
+        session: str,
+        sender: str,
+        input: str,
+        cursor: str,
+        *,
+        approving: bool = False,
+        mark: str = "",
+        skip: int = 0,
     ) -> FeedResponse:
         channel = await self.caught_up(session)
         profile = _profile(request)
@@ -188,12 +209,20 @@ class Chat(Resource):
 
         finished = await self.whole(channel) if stream.answer.complete(channel.fold) else None
 
-        def tell() -> tuple[bytes, bool]:
-            chunks = list(stream.advance(finished or channel.fold))
-            frames = b"".join(frame(place, chunk) for place, chunk in chunks)
-            return frames + (b"data: [DONE]\n\n" if stream.ended else b""), stream.ended
+        mark = mark or self._chunks.begin()
 
-        place = f"{session}{_RUN_MARK}{stream.answer.run}"
+        def tell() -> tuple[bytes, bool]:
+            nonlocal skip
+            frames = []
+            for behind, chunk in stream.advance(finished or channel.fold):
+                if skip:
+                    skip -= 1  # told, and noted, before
+                    continue
+                self._chunks.told(mark, behind)
+                frames.append(frame(behind, chunk))
+            return b"".join(frames) + (b"data: [DONE]\n\n" if stream.ended else b""), stream.ended
+
+        place = f"{session}{_RUN_MARK}{stream.answer.run}{_RUN_MARK}{mark}"
         address = f"{request.scope.get('root_path', '')}/api/chat/{place}/stream"
         return answered(channel, tell, sender, (*_HEADERS, ("x-workflow-run-id", place), ("x-stream-url", address)))
 
@@ -220,7 +249,7 @@ class Chat(Resource):
 
     async def stop(self, request: Request) -> Response:
         """Cancel the answers in the making; it counts for every device at once."""
-        name, _, run = request.path_params["session"].partition(_RUN_MARK)
+        name, run, _ = _place(request)
         request.path_params["session"] = name
         session = await self.session(request, request.query_params.get("member", "user"))
         sent = await session.control.cancel(run or None, to=ALL)
@@ -235,6 +264,13 @@ class Chat(Resource):
         except SessionNotFound:
             found = []
         return json_answer(found, 200, **{"cache-control": "no-cache"})
+
+
+def _place(request: Request) -> tuple[str, str, str]:
+    """Return the chat of a request, and where its path names a stream: which run, and which telling of it."""
+    name, _, rest = request.path_params["session"].partition(_RUN_MARK)
+    run, _, mark = rest.partition(_RUN_MARK)
+    return name, run, mark
 
 
 def _profile(request: Request) -> Profile:

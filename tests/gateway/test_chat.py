@@ -285,6 +285,30 @@ async def test_wrong_frames_on_the_websocket_are_told_under_their_request(gatewa
             await asyncio.wait_for(socket.recv(), 20)
 
 
+async def test_a_client_that_counts_chunks_goes_on_behind_any_number_of_them(
+    gateway: Any, serve: Any, chat: str
+) -> None:
+    """At the gateway that told them, also after the run has finished; another one refuses instead of guessing."""
+    body = {"id": chat, "messages": [{"id": "m1", "role": "user", "parts": [{"type": "text", "text": "hello"}]}]}
+
+    def chunks(text: str) -> list[Any]:
+        return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+
+    first = await gateway.http.post("/api/chat", json=body)
+    whole, place = chunks(first.text), f"/api/chat/{first.headers['x-workflow-run-id']}/stream"
+    for count in (len(whole) - 1, len(whole) // 2, 9, 1):  # going back: what was told after it is told anew
+        rest = chunks((await gateway.http.get(place, params={"startIndex": count})).text)
+        told = whole[:count] + rest
+        assert "".join(one["delta"] for one in told if one["type"] == "text-delta") == WHOLE
+        assert [one["type"] for one in told].count("start") == 1
+        assert told[-1]["type"] == "finish"
+    async with serve() as other:
+        refused = await other.http.get(place, params={"startIndex": 3})
+    assert refused.status_code == 409
+    assert "Last-Event-ID" in refused.json()["detail"]
+    assert (await gateway.http.get(place, params={"startIndex": "x"})).status_code == 400
+
+
 async def test_what_cannot_be_a_chat_is_refused_clearly(gateway: Any, fresh: Callable[[str], str]) -> None:
     """Malformed messages, wrong profiles, unknown chats."""
     user = {"id": "m", "role": "user", "parts": [{"type": "text", "text": "x"}]}
@@ -302,10 +326,6 @@ async def test_what_cannot_be_a_chat_is_refused_clearly(gateway: Any, fresh: Cal
     assert (await status({"id": chat, "messages": [{"role": "assistant", "parts": []}]}))[0] == 400
     assert (await status({"id": "a b", "messages": [user]}))[0] == 400
     assert (await status({"id": chat, "messages": [user]}, "?ai_sdk=4"))[1].startswith("ai_sdk='4'")
-    skipping = await gateway.http.get(f"/api/chat/{chat}/stream?startIndex=7")
-    assert skipping.status_code == 409
-    assert "Last-Event-ID" in skipping.json()["detail"]
-    assert (await gateway.http.get(f"/api/chat/{chat}/stream?startIndex=x")).status_code == 400
     assert (await gateway.http.get(f"/api/chat/{chat}-unknown/stream")).status_code == 204  # not begun: no error
     assert (await gateway.http.get(f"/api/chat/{chat}-unknown/messages")).json() == []
     assert (await gateway.http.get(f"/api/chat/{chat}-unknown~run/stream")).status_code == 404
