@@ -162,8 +162,10 @@ def _tool(run: RunFold, step: Step) -> list[Event]:
         case "tool.grew":
             return []  # the fold drops the pieces when the input is there: who was told some would miss the rest
         case "tool.given":
-            given = tool_input(part)
-            return [{"type": "TOOL_CALL_ARGS", **call, "delta": "{}" if given is None else _json(given) or '""'}]
+            given = tool_input(part)  # as JSON whatever it is: also half of an input, of a call that was cut off
+            return [
+                {"type": "TOOL_CALL_ARGS", **call, "delta": "{}" if given is None else orjson.dumps(given).decode()}
+            ]
         case "tool.called":
             return [{"type": "TOOL_CALL_END", **call}]
         case "tool.output":
