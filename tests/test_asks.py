@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import json
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import nats
 import pytest
 
-from orchestrator_free import Agent, Fold, connect
+from orchestrator_free import Fold, connect
 from orchestrator_free.errors import (
     AskClosed,
     AskNotFound,
@@ -23,6 +22,7 @@ from orchestrator_free.errors import (
     NotAsked,
 )
 from orchestrator_free.vocabulary.asking import LONGEST_SECONDS
+from tests.inside import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -58,22 +58,6 @@ async def people(broker_url: str, session: Session) -> AsyncIterator[Callable[..
             return broker.session(session.id)
 
         yield connected
-
-
-@asynccontextmanager
-async def serving(url: str, name: str, handler: Any, **settings: Any) -> AsyncIterator[None]:
-    """Run an agent inside the test."""
-    agent = Agent(name, grace_seconds=0, **settings)
-    agent(handler)
-    ready = asyncio.Event()
-    async with connect(url, member=name) as broker:
-        task = asyncio.create_task(agent.serve(broker, ready=ready.set))
-        try:
-            await asyncio.wait_for(ready.wait(), 20)
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
 
 async def stored(session: Session, *kinds: str) -> list[Any]:

@@ -3,58 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import nats
 import orjson
 import pytest
 
-from orchestrator_free import Agent, Fold, connect
+from orchestrator_free import Fold, connect
 from orchestrator_free.conversation import conversation
 from orchestrator_free.errors import Conflict, InvalidEvent, InvalidInput, SessionNotFound
 from orchestrator_free.events import Event
 from orchestrator_free.subjects import address, run_id
+from tests.inside import serving, watching
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from orchestrator_free import Broker, Run, Session
 
 View = dict[str, Any]
-
-
-@asynccontextmanager
-async def serving(url: str, name: str, handler: Any, **settings: Any) -> AsyncIterator[None]:
-    """Run an agent inside the test."""
-    agent = Agent(name, grace_seconds=0, **settings)
-    agent(handler)
-    ready = asyncio.Event()
-    async with connect(url, member=name) as broker:
-        task = asyncio.create_task(agent.serve(broker, ready=ready.set))
-        try:
-            await asyncio.wait_for(ready.wait(), 20)
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-
-@asynccontextmanager
-async def watching(session: Session) -> AsyncIterator[Fold]:
-    """Fold a session as it grows."""
-    fold = Fold(session.id)
-
-    async def follow() -> None:
-        async for event in session.follow():
-            fold.apply(event)
-
-    task = asyncio.create_task(follow())
-    try:
-        yield fold
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def echo(run: Run) -> None:

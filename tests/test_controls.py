@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator_free import Agent, Fold, connect
+from orchestrator_free import Fold
 from orchestrator_free.contract import stream_name
 from orchestrator_free.errors import Conflict, SessionNotFound
+from tests.inside import serving, watching
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from orchestrator_free import Broker, Run, Session
+    from orchestrator_free import Broker, Event, Run, Session
 
 WORK = """
 for number in range(2000):
@@ -29,39 +29,6 @@ async def work(run: Run) -> None:
     for number in range(1000):
         await run.text(f"w{number} ")
         await asyncio.sleep(0.01)
-
-
-@asynccontextmanager
-async def serving(url: str, name: str, handler: Any, **settings: Any) -> AsyncIterator[None]:
-    """Run an agent inside the test."""
-    agent = Agent(name, grace_seconds=0, **settings)
-    agent(handler)
-    ready = asyncio.Event()
-    async with connect(url, member=name) as broker:
-        task = asyncio.create_task(agent.serve(broker, ready=ready.set))
-        try:
-            await asyncio.wait_for(ready.wait(), 10)
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-
-@asynccontextmanager
-async def watching(session: Session) -> AsyncIterator[Fold]:
-    """Fold a session as it grows."""
-    fold = Fold(session.id)
-
-    async def follow() -> None:
-        async for event in session.follow():
-            fold.apply(event)
-
-    task = asyncio.create_task(follow())
-    try:
-        yield fold
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 def text_of(fold: Fold, agent: str, run: str) -> str:
@@ -260,6 +227,19 @@ async def test_a_redirect_ends_the_answer_and_begins_another_that_knows_it(
     assert second.part_views()[0]["text"] == "instead of w0 w1 : about cats"
 
 
+def outcomes(fold: Fold, agent: str) -> list[str]:
+    """What became of each control at an agent, so far."""
+    return [control["outcomes"].get(agent, {}).get("state", "") for control in fold.controls.view()]
+
+
+async def until(session: Session, sequence: int) -> AsyncIterator[Event]:
+    """Yield every event up to a sequence, message by message."""
+    async for event in session.follow(compact=False):
+        yield event
+        if event.sequence >= sequence:
+            return
+
+
 async def test_a_paused_run_writes_nothing_until_it_is_resumed(
     broker_url: str, session: Session, name: str, eventually: Any
 ) -> None:
@@ -269,15 +249,22 @@ async def test_a_paused_run_writes_nothing_until_it_is_resumed(
         await eventually(lambda: len(text_of(live, name, sent.run)) > 20)
         paused = await session.control.pause(to=name, run=sent.run)
         await paused.outcome(timeout=5)
+        for turn in range(100):  # time in which it would have written
+            await session.state.set("turn", turn)
         resumed = await session.control.resume(to=name, run=sent.run)
         await resumed.outcome(timeout=5)
         longer = len(text_of(live, name, sent.run)) + 50
         await eventually(lambda: len(text_of(live, name, sent.run)) > longer)
+        history = [event async for event in until(session, live.sequence)]
         end = await session.control.cancel(sent.run, to=name)
         await end.outcome(timeout=5)
+        await eventually(lambda: outcomes(live, name) == ["applied", "applied", "applied"])
 
-    states = [control["outcomes"][name]["state"] for control in live.view("x")["controls"]]
-    assert states == ["applied", "applied", "applied"]
+    applied = (event for event in history if event.id == paused.control and event.body.get("state") == "applied")
+    stopped = next(applied).sequence
+    kinds = [event.kind for event in history if stopped < event.sequence < resumed.position.sequence]
+    assert set(kinds) == {"state"}
+    assert len(kinds) == 100
 
 
 async def test_a_cancel_goes_down_to_what_the_run_delegated(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator_free import Agent, connect
+from orchestrator_free import connect
 from orchestrator_free.conversation import conversation
 from orchestrator_free.errors import (
     InvalidEvent,
@@ -24,6 +24,7 @@ from orchestrator_free.fold import Fold, RunFold
 from orchestrator_free.jetstream.objects import object_name
 from orchestrator_free.runwriter import finished, now
 from orchestrator_free.subjects import Position, run_id
+from tests.inside import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -284,22 +285,6 @@ async def finish_large(pen: Pen) -> None:
 
     body = await outsource(finished(pen.fold, "done", None), pen.session.id, pen.session._broker.objects)
     await pen.say(**body, rollup=True)
-
-
-@asynccontextmanager
-async def serving(url: str, name: str, handler: Any) -> AsyncIterator[None]:
-    """Run an agent inside the test."""
-    agent = Agent(name, grace_seconds=0)
-    agent(handler)
-    ready = asyncio.Event()
-    async with connect(url, member=name) as broker:
-        task = asyncio.create_task(agent.serve(broker, ready=ready.set))
-        try:
-            await asyncio.wait_for(ready.wait(), 20)
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_agents_know_the_history_in_the_fork_and_it_can_be_edited_there(

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator_free import Agent, Fold, connect
+from orchestrator_free import Agent, connect
 from orchestrator_free.errors import InvalidEvent, InvalidInput
 from orchestrator_free.gateway.app import Gateway
 from orchestrator_free.line import Entry, at_work
 from orchestrator_free.overlap import POLICIES
+from tests.inside import serving, watching
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -28,45 +29,6 @@ if TYPE_CHECKING:
     from orchestrator_free import Broker, Run, Session
 
 SECONDS = 40
-
-
-@asynccontextmanager
-async def serving(url: str, name: str, handler: Any, *, replicas: int = 1, **settings: Any) -> AsyncIterator[list[Any]]:
-    """Run replicas of an agent inside the test, each over a connection of its own; yields the connections."""
-    brokers: list[Any] = []
-    tasks: list[asyncio.Task[None]] = []
-    async with AsyncExitStack() as stack:
-        try:
-            for _ in range(replicas):
-                agent = Agent(name, grace_seconds=0, **settings)
-                agent(handler)
-                broker = await stack.enter_async_context(connect(url, member=name))
-                ready = asyncio.Event()
-                tasks.append(asyncio.create_task(agent.serve(broker, ready=ready.set)))
-                await asyncio.wait_for(ready.wait(), 20)
-                brokers.append(broker)
-            yield brokers
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@asynccontextmanager
-async def watching(session: Session) -> AsyncIterator[Fold]:
-    """Fold a session as it grows."""
-    fold = Fold(session.id)
-
-    async def follow() -> None:
-        async for event in session.follow():
-            fold.apply(event)
-
-    task = asyncio.create_task(follow())
-    try:
-        yield fold
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 class Diary:

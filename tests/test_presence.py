@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +12,17 @@ import nats
 import orjson
 import pytest
 
-from orchestrator_free import Agent, Broker, Fold, connect
+from orchestrator_free import Broker, Fold, connect
 from orchestrator_free.errors import InvalidEvent, InvalidName, SessionNotFound
 from orchestrator_free.events import Event
 from orchestrator_free.members import ABSENT, DEVICES_SHOWN, Watcher, changes, excuse_of, picture, watchers_of
 from orchestrator_free.monitor import Monitor, MonitorSettings
 from orchestrator_free.presence import Tracker
 from orchestrator_free.subjects import address
+from tests.inside import serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from pathlib import Path
 
     from orchestrator_free import Run, Session
@@ -41,22 +41,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-@asynccontextmanager
-async def serving(url: str, name: str, handler: Any) -> AsyncIterator[None]:
-    """Run an agent inside the test."""
-    agent = Agent(name, grace_seconds=0)
-    agent(handler)
-    ready = asyncio.Event()
-    async with connect(url, member=name) as broker:
-        task = asyncio.create_task(agent.serve(broker, ready=ready.set))
-        try:
-            await asyncio.wait_for(ready.wait(), 20)
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,20 +22,20 @@ if TYPE_CHECKING:
     from orchestrator_free.gateway.hub import Hub
 
 
-class Resource:
+class Resource(ABC):
     """Routes below `/sessions/{session}` and their description."""
 
     def __init__(self, broker: Broker, hub: Hub) -> None:
         self.broker = broker
         self.hub = hub
 
+    @abstractmethod
     def routes(self) -> Sequence[BaseRoute]:
         """Return the routes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def paths(self) -> dict[str, Any]:
         """Return their description as OpenAPI paths."""
-        raise NotImplementedError
 
     async def session(self, request: Request, member: str = "user") -> Session:
         """Return the session of a request, as a member sees it.
