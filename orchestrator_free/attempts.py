@@ -169,12 +169,18 @@ class Attempts:
                 return True
         writer = RunWriter(self._wire, subject, fold, last=last)
         attempt = fold.attempt + 1
+        asked = perf_counter()
         try:
             about = f"{where.member}/{where.id}"
             await writer.start(attempt, about, source.parent, self._instance, whisper=source.whisper)
         except Conflict:
             fold, _ = await self._earlier(where.shard, subject, run)
             return not fold.open
+        if perf_counter() - asked > self._settings.ack_wait_seconds / 2:
+            # So late an answer may be older than another replica's attempt: a handler is not called in vain.
+            newest = await self._broker.log.last(where.shard, subject)
+            if newest is None or newest.sequence != writer.last:
+                return False
         if attempt > 1:
             _log.warning("run taken over", agent=self._name, run=run, attempt=attempt)
         return writer, attempt > self._settings.max_attempts

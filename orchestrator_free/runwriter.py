@@ -92,6 +92,11 @@ class RunWriter:
         self.last_write = perf_counter()
         self.stalled = False
 
+    @property
+    def last(self) -> int:
+        """Sequence of the last event that is stored of this run, as far as this writer knows."""
+        return self._last
+
     async def start(self, attempt: int, source: str, parent: Any, replica: str, *, whisper: bool = False) -> None:
         """Begin an attempt: from its position on, earlier attempts' output no longer counts.
 
