@@ -18,12 +18,12 @@ from typing import Any
 import structlog
 
 from orchestrator_free import loop
-from orchestrator_free.attempts import AgentSettings, Handler
 from orchestrator_free.broker import DEFAULT_URL, Broker, connect
 from orchestrator_free.errors import BrokerUnreachable
-from orchestrator_free.overlap import check_policy
 from orchestrator_free.subjects import ALL, check_name
-from orchestrator_free.worker import Worker
+from orchestrator_free.working.attempts import AgentSettings, Handler
+from orchestrator_free.working.overlap import check_policy
+from orchestrator_free.working.worker import Worker
 
 _log = structlog.get_logger("orchestrator_free.agent")
 

@@ -36,8 +36,8 @@ from orchestrator_free.broker import Broker
 from orchestrator_free.errors import BrokerError, InvalidInput
 from orchestrator_free.fold import FINAL
 from orchestrator_free.lag import Lag, Replica, living_replicas, survey
-from orchestrator_free.stats import BUCKETS
 from orchestrator_free.tally import AgentTally, Counts, Names, is_count
+from orchestrator_free.working.stats import BUCKETS
 
 _log = structlog.get_logger("orchestrator_free.metrics")
 

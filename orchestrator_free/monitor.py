@@ -24,10 +24,10 @@ from orchestrator_free.errors import BrokerError, Conflict, InvalidEvent
 from orchestrator_free.events import decode, encode
 from orchestrator_free.jetstream import Message
 from orchestrator_free.lag import LagRow, agent_of, lag_table, living_replicas, seconds_between
-from orchestrator_free.members import excuse_of, watchers_of
 from orchestrator_free.metrics import Metrics, serve_lag
 from orchestrator_free.subjects import ALL, ROOT, Address, address, input_filters, parse, run_id
-from orchestrator_free.turns import meant
+from orchestrator_free.views.members import excuse_of, watchers_of
+from orchestrator_free.working.turns import meant
 
 __all__ = ["LagRow", "Monitor", "MonitorSettings", "lag_table", "serve_lag"]
 

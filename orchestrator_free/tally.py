@@ -7,7 +7,7 @@ from typing import Final
 
 from orchestrator_free.fold import FINAL
 from orchestrator_free.lag import Replica
-from orchestrator_free.stats import BUCKETS
+from orchestrator_free.working.stats import BUCKETS
 
 OTHER: Final = "other"
 MOST_NAMES: Final = 200

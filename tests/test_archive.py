@@ -14,7 +14,6 @@ from typing import Any
 import orjson
 import pytest
 
-from orchestrator_free.archive import export_session, import_session
 from orchestrator_free.broker import Broker, connect
 from orchestrator_free.contract import StreamSettings
 from orchestrator_free.errors import (
@@ -29,10 +28,11 @@ from orchestrator_free.errors import (
 from orchestrator_free.fold import RunFold, View
 from orchestrator_free.jetstream.bulk import BulkPublisher
 from orchestrator_free.jetstream.objects import object_name
-from orchestrator_free.runwriter import finished, now, outsource
 from orchestrator_free.server import EmbeddedServer, ServerSettings
 from orchestrator_free.session import Session
+from orchestrator_free.session.archive import export_session, import_session
 from orchestrator_free.subjects import run_id
+from orchestrator_free.working.runwriter import finished, now, outsource
 
 Eventually = Callable[..., Awaitable[Any]]
 Fresh = Callable[[str], str]

@@ -10,10 +10,10 @@ import orjson
 import pytest
 
 from orchestrator_free import Fold, connect
-from orchestrator_free.conversation import conversation
 from orchestrator_free.errors import Conflict, InvalidEvent, InvalidInput, SessionNotFound
 from orchestrator_free.events import Event
 from orchestrator_free.subjects import address, run_id
+from orchestrator_free.views.conversation import conversation
 from tests.inside import serving, watching
 
 if TYPE_CHECKING:

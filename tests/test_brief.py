@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 from hypothesis import given, settings
 
-from orchestrator_free.brief import brief, markdown
 from orchestrator_free.events import Event, decode, encode
 from orchestrator_free.fold import Fold
 from orchestrator_free.subjects import address, run_id
+from orchestrator_free.views.brief import brief, markdown
 from tests.test_fold import logs
 
 

@@ -22,10 +22,10 @@ from orchestrator_free.gateway.frames import Frame
 from orchestrator_free.gateway.problems import problem
 from orchestrator_free.jetstream import Message
 from orchestrator_free.monitor import Monitor, MonitorSettings
-from orchestrator_free.runwriter import INLINE_LIMIT
 from orchestrator_free.server import EmbeddedServer, ServerSettings, find_binary
 from orchestrator_free.subjects import parse
 from orchestrator_free.vocabulary import VOCABULARY
+from orchestrator_free.working.runwriter import INLINE_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from orchestrator_free.errors import InvalidEvent
 from orchestrator_free.events import Event, decode, encode
 from orchestrator_free.fold import Fold, RunFold
-from orchestrator_free.runwriter import finished
 from orchestrator_free.subjects import Address, address, run_id
 from orchestrator_free.vocabulary import VOCABULARY, validate
+from orchestrator_free.working.runwriter import finished
 
 AGENTS = ("outliner", "critic")
 Body = dict[str, Any]

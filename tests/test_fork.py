@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator_free import connect
-from orchestrator_free.conversation import conversation
 from orchestrator_free.errors import (
     InvalidEvent,
     InvalidInput,
@@ -22,8 +21,9 @@ from orchestrator_free.errors import (
 )
 from orchestrator_free.fold import Fold, RunFold
 from orchestrator_free.jetstream.objects import object_name
-from orchestrator_free.runwriter import finished, now
 from orchestrator_free.subjects import Position, run_id
+from orchestrator_free.views.conversation import conversation
+from orchestrator_free.working.runwriter import finished, now
 from tests.inside import serving
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ async def test_a_large_session_with_files_and_large_runs_is_copied_whole(session
 
 async def finish_large(pen: Pen) -> None:
     """Finish a run with its parts in the object store, as its writer does."""
-    from orchestrator_free.runwriter import outsource
+    from orchestrator_free.working.runwriter import outsource
 
     body = await outsource(finished(pen.fold, "done", None), pen.session.id, pen.session._broker.objects)
     await pen.say(**body, rollup=True)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from orchestrator_free import Agent, Fold, RunError, connect
 from orchestrator_free.cli.tree import render_tree
-from orchestrator_free.tree import tree
+from orchestrator_free.views.tree import tree
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.events import Event
 from orchestrator_free.fold import Fold
-from orchestrator_free.ledger import STATUSES, tool_calls
-from orchestrator_free.runwriter import INLINE_LIMIT
 from orchestrator_free.subjects import address
+from orchestrator_free.views.ledger import STATUSES, tool_calls
+from orchestrator_free.working.runwriter import INLINE_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

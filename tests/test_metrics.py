@@ -22,8 +22,8 @@ from orchestrator_free.lag import LagRow, Replica, lag_table, survey
 from orchestrator_free.metrics import GatewayMetrics, Metrics, serve_lag
 from orchestrator_free.monitor import Monitor
 from orchestrator_free.server import EmbeddedServer, ServerSettings
-from orchestrator_free.stats import AgentStats
 from orchestrator_free.tally import AgentTally, Names
+from orchestrator_free.working.stats import AgentStats
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from orchestrator_free import Agent, connect
 from orchestrator_free.errors import InvalidEvent, InvalidInput
 from orchestrator_free.gateway.app import Gateway
-from orchestrator_free.line import Entry, at_work
-from orchestrator_free.overlap import POLICIES
+from orchestrator_free.working.line import Entry, at_work
+from orchestrator_free.working.overlap import POLICIES
 from tests.inside import serving, watching
 
 if TYPE_CHECKING:
@@ -292,8 +292,8 @@ async def test_what_is_too_much_to_wait_in_a_process_waits_at_the_broker(
     broker_url: str, session: Session, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The latest goes back first, so the line always goes on."""
-    monkeypatch.setattr("orchestrator_free.overlap.MOST_WAITING", 3)
-    monkeypatch.setattr("orchestrator_free.overlap._BACK_SECONDS", 0.2)
+    monkeypatch.setattr("orchestrator_free.working.overlap.MOST_WAITING", 3)
+    monkeypatch.setattr("orchestrator_free.working.overlap._BACK_SECONDS", 0.2)
     diary = Diary(0.01)
     async with serving(broker_url, name, diary.work, overlap="queue", replicas=2):
         sent = await asyncio.gather(*(session.send(str(number), to=name) for number in range(20)))

@@ -21,8 +21,8 @@ from orchestrator_free.events import encode
 from orchestrator_free.floors import FloorWatch
 from orchestrator_free.monitor import Monitor
 from orchestrator_free.notify import Notifier, NotifierSettings, Webhook, WebhookSettings
-from orchestrator_free.runwriter import INLINE_LIMIT
 from orchestrator_free.server import EmbeddedServer, ServerSettings
+from orchestrator_free.working.runwriter import INLINE_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

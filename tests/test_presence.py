@@ -15,10 +15,10 @@ import pytest
 from orchestrator_free import Broker, Fold, connect
 from orchestrator_free.errors import InvalidEvent, InvalidName, SessionNotFound
 from orchestrator_free.events import Event
-from orchestrator_free.members import ABSENT, DEVICES_SHOWN, Watcher, changes, excuse_of, picture, watchers_of
 from orchestrator_free.monitor import Monitor, MonitorSettings
-from orchestrator_free.presence import Tracker
+from orchestrator_free.session.presence import Tracker
 from orchestrator_free.subjects import address
+from orchestrator_free.views.members import ABSENT, DEVICES_SHOWN, Watcher, changes, excuse_of, picture, watchers_of
 from tests.inside import serving
 
 if TYPE_CHECKING:
@@ -517,6 +517,6 @@ def test_what_an_agent_said_of_its_return_is_kept_by_who_replaces_it() -> None:
 
 def test_times_are_told_in_utc() -> None:
     """Seconds are enough for who came when."""
-    from orchestrator_free.presence import now_text
+    from orchestrator_free.session.presence import now_text
 
     assert abs(datetime.fromisoformat(now_text()) - datetime.now(UTC)) < timedelta(seconds=30)

@@ -40,7 +40,7 @@ import asyncio, os, random, sys
 from orchestrator_free import connect
 from orchestrator_free.events import encode
 from orchestrator_free.fold import RunFold
-from orchestrator_free.run import RunWriter
+from orchestrator_free.working.run import RunWriter
 from orchestrator_free.subjects import address
 
 async def work(broker, session, number):

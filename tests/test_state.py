@@ -23,8 +23,8 @@ from orchestrator_free.errors import (
     PatchFailed,
     TooLarge,
 )
-from orchestrator_free.patches import MAX_OPERATIONS, merged, patched
-from orchestrator_free.state import STATE_BYTES, Value
+from orchestrator_free.session.patches import MAX_OPERATIONS, merged, patched
+from orchestrator_free.session.state import STATE_BYTES, Value
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -14,8 +14,8 @@ from orchestrator_free.cli.render import clean
 from orchestrator_free.cli.watch import print_answers
 from orchestrator_free.fold import View
 from orchestrator_free.fold.branches import key_of
-from orchestrator_free.fork import fork_session
 from orchestrator_free.session import Sent, Session
+from orchestrator_free.session.fork import fork_session
 from orchestrator_free.subjects import check_name
 
 Which = Annotated[str, typer.Argument(help="The input: FROM/ID, or its id alone.", metavar="INPUT")]

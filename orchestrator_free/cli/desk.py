@@ -16,7 +16,6 @@ import typer
 from rich.text import Text
 
 from orchestrator_free.agent import Agent
-from orchestrator_free.brief import markdown
 from orchestrator_free.broker import Broker
 from orchestrator_free.cli.floor import describe
 from orchestrator_free.cli.options import out, reach, run
@@ -24,12 +23,13 @@ from orchestrator_free.cli.prompt import Prompt
 from orchestrator_free.cli.render import clean
 from orchestrator_free.cli.transcript import Transcript, panel
 from orchestrator_free.errors import InvalidInput, OrchestratorFreeError
-from orchestrator_free.floor import DESK, FloorState
 from orchestrator_free.floors import FloorWatch
 from orchestrator_free.fold import Fold
-from orchestrator_free.run import Run, RunError
 from orchestrator_free.session import Session
+from orchestrator_free.session.floor import DESK, FloorState
 from orchestrator_free.subjects import ALL, check_name, run_id
+from orchestrator_free.views.brief import markdown
+from orchestrator_free.working.run import Run, RunError
 
 #: inputs that wait for a person at once; and how often their desk may go away meanwhile
 _WAITING: Final = 256

@@ -7,11 +7,11 @@ from typing import Annotated, cast
 
 import typer
 
-from orchestrator_free.brief import markdown
 from orchestrator_free.cli.options import AsJson, Member, SessionName, err, out, reach, run, write_json
 from orchestrator_free.cli.render import clean
 from orchestrator_free.errors import SessionNotFound
-from orchestrator_free.floor import FloorState, Step
+from orchestrator_free.session.floor import FloorState, Step
+from orchestrator_free.views.brief import markdown
 
 
 def floor(

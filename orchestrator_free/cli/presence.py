@@ -14,8 +14,8 @@ from rich.text import Text
 from orchestrator_free.cli.options import AsJson, Member, SessionName, err, out, reach, run, write_json
 from orchestrator_free.cli.render import clean
 from orchestrator_free.errors import SessionNotFound
-from orchestrator_free.members import Member as Present
-from orchestrator_free.members import Picture, changes
+from orchestrator_free.views.members import Member as Present
+from orchestrator_free.views.members import Picture, changes
 
 _STYLES: Final = {
     "joined": "green", "idle": "dim", "thinking": "yellow", "streaming": "yellow", "waiting": "magenta",

@@ -24,7 +24,7 @@ from orchestrator_free.cli.options import (
 from orchestrator_free.cli.render import clean
 from orchestrator_free.errors import InvalidInput, SessionNotFound
 from orchestrator_free.session import Session
-from orchestrator_free.state import Value
+from orchestrator_free.session.state import Value
 
 state_app = typer.Typer(no_args_is_help=True, help="Values by key that everybody in a session may read and change.")
 

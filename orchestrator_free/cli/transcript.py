@@ -9,12 +9,12 @@ from typing import Any, Final
 import orjson
 from rich.text import Text
 
-from orchestrator_free.brief import Brief
 from orchestrator_free.cli.floor import describe
 from orchestrator_free.cli.render import clean
 from orchestrator_free.events import Event
-from orchestrator_free.floor import FloorState
 from orchestrator_free.fold import Fold, RunFold
+from orchestrator_free.session.floor import FloorState
+from orchestrator_free.views.brief import Brief
 
 #: text without a line break is shown when it is that long, or that old
 _WIDTH: Final = 100

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from orchestrator_free.archive import export_session, import_session
 from orchestrator_free.cli.options import err, reach, write_json
 from orchestrator_free.errors import InvalidInput
+from orchestrator_free.session.archive import export_session, import_session
 
 
 def _progress() -> Progress:

@@ -8,7 +8,7 @@ from rich.tree import Tree
 
 from orchestrator_free.cli.render import clean, state_words
 from orchestrator_free.fold import View
-from orchestrator_free.tree import tree
+from orchestrator_free.views.tree import tree
 
 _CHARACTERS = 60
 

@@ -14,12 +14,12 @@ from rich.text import Text
 from orchestrator_free.broker import Broker
 from orchestrator_free.cli.options import EXIT_FAILED, out, write_json
 from orchestrator_free.cli.render import clean, render_view
-from orchestrator_free.completion import complete_run
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.events import Event
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.lag import agent_of
 from orchestrator_free.session import Sent, Session
+from orchestrator_free.session.completion import complete_run
 from orchestrator_free.subjects import ALL, Position
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from orchestrator_free.asks import Decision
 from orchestrator_free.errors import AskClosed, AskNotFound, Conflict, InvalidInput
 from orchestrator_free.fold import View
+from orchestrator_free.session.asks import Decision
 from orchestrator_free.subjects import ALL, address
 from orchestrator_free.vocabulary.asking import stages
 

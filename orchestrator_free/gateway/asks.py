@@ -10,12 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from orchestrator_free.asks import Rule
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.gateway.bodies import json_answer, number, read_body, repeat_id
 from orchestrator_free.gateway.openapi import IDEMPOTENCY_KEY, body, operation, path, query
 from orchestrator_free.gateway.resource import Resource
 from orchestrator_free.session import Session
+from orchestrator_free.session.asks import Rule
 from orchestrator_free.vocabulary.asks import Escalation
 
 _STATES: Final = ("open", "decided", "expired", "withdrawn")

@@ -23,9 +23,9 @@ from orchestrator_free.errors import InvalidInput
 from orchestrator_free.gateway.client import Client, Visit
 from orchestrator_free.gateway.frames import Format, control
 from orchestrator_free.jetstream import Log
-from orchestrator_free.members import Member, Picture, changes, picture, replicas_of, watchers_of
-from orchestrator_free.presence import RENEW_SECONDS, Tracker, now_text
+from orchestrator_free.session.presence import RENEW_SECONDS, Tracker, now_text
 from orchestrator_free.subjects import check_name
+from orchestrator_free.views.members import Member, Picture, changes, picture, replicas_of, watchers_of
 
 if TYPE_CHECKING:
     from orchestrator_free.gateway.channel import Channel

@@ -10,16 +10,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from orchestrator_free.branches import UNCHANGED, tree_of
-from orchestrator_free.conversation import conversation
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.fold import View
-from orchestrator_free.fork import fork_session
 from orchestrator_free.gateway.bodies import NewInput, json_answer, read_body
 from orchestrator_free.gateway.openapi import body, operation, path, query
 from orchestrator_free.gateway.resource import Resource
 from orchestrator_free.session import Sent, Session
+from orchestrator_free.session.branches import UNCHANGED, tree_of
+from orchestrator_free.session.fork import fork_session
 from orchestrator_free.subjects import check_name
+from orchestrator_free.views.conversation import conversation
 
 
 class ChosenBranch(BaseModel):

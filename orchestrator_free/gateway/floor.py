@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from orchestrator_free.brief import markdown
-from orchestrator_free.floor import FloorState, Step
 from orchestrator_free.gateway.bodies import json_answer, read_body
 from orchestrator_free.gateway.openapi import body, operation, path
 from orchestrator_free.gateway.resource import Resource
+from orchestrator_free.session.floor import FloorState, Step
+from orchestrator_free.views.brief import markdown
 
 _MARKDOWN: Final = "text/markdown"
 

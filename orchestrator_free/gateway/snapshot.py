@@ -6,9 +6,9 @@ import asyncio
 
 import orjson
 
-from orchestrator_free.completion import complete
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.jetstream import Objects
+from orchestrator_free.session.completion import complete
 from orchestrator_free.subjects import Position
 
 

@@ -16,7 +16,7 @@ from orchestrator_free.gateway.openapi import operation, path, query
 from orchestrator_free.gateway.problems import problem
 from orchestrator_free.gateway.resource import Resource
 from orchestrator_free.session import Session
-from orchestrator_free.state import Value
+from orchestrator_free.session.state import Value
 from orchestrator_free.subjects import check_name
 
 _MERGE: Final = "application/merge-patch+json"

@@ -12,7 +12,7 @@ from orchestrator_free.errors import InvalidInput
 from orchestrator_free.gateway.bodies import json_answer, number
 from orchestrator_free.gateway.openapi import operation, path, query
 from orchestrator_free.gateway.resource import Resource
-from orchestrator_free.ledger import STATUSES
+from orchestrator_free.views.ledger import STATUSES
 
 
 class Tools(Resource):

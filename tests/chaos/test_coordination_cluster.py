@@ -136,11 +136,13 @@ async def test_no_write_under_a_lease_comes_after_the_lease_has_moved_on(
             except LeaseLost:
                 return done
             done += 1
+            stored.append(number)
 
     for turn in range(12):
+        stored: list[int] = []
         held = await acquire(session, "desk", 120)
         writers = [asyncio.create_task(write(held, number)) for number in range(5)]
-        await asyncio.sleep(0.05)  # for some writes to be under way
+        await eventually(lambda: len(stored) >= 5, 30)
         if turn == 5:
             cluster.kill(await cluster.leader(LOG))
         taken = {"type": "lease.taken", "term": held.term + 1, "hold": f"force-{turn}"}

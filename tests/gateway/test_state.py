@@ -14,7 +14,7 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
-from orchestrator_free.state import STATE_BYTES
+from orchestrator_free.session.state import STATE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,14 +17,14 @@ from orchestrator_free.entries import to_event
 from orchestrator_free.errors import BrokerError, Conflict, OrchestratorFreeError, RunFenced
 from orchestrator_free.events import Body, Event
 from orchestrator_free.fold import RunFold
-from orchestrator_free.obedience import ActiveRun, Obedience
-from orchestrator_free.overlap import GO, Ruling
-from orchestrator_free.run import Run, RunInput, safe_message
-from orchestrator_free.runwriter import RunWriter
 from orchestrator_free.session import Session
-from orchestrator_free.stats import AgentStats
 from orchestrator_free.subjects import Address, address, run_id
 from orchestrator_free.vocabulary.messages import Overlap
+from orchestrator_free.working.obedience import ActiveRun, Obedience
+from orchestrator_free.working.overlap import GO, Ruling
+from orchestrator_free.working.run import Run, RunInput, safe_message
+from orchestrator_free.working.runwriter import RunWriter
+from orchestrator_free.working.stats import AgentStats
 
 _log = structlog.get_logger("orchestrator_free.agent")
 

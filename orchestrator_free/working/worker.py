@@ -17,17 +17,17 @@ import orjson
 import structlog
 
 from orchestrator_free import contract
-from orchestrator_free.attempts import AgentSettings, Attempts, Handler
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import BrokerError, InvalidEvent
 from orchestrator_free.events import Body, Event, decode
 from orchestrator_free.jetstream import Delivery, PullConsumer
-from orchestrator_free.obedience import ActiveRun, Obedience
-from orchestrator_free.overlap import GO, Overlap, Place, Ruling
 from orchestrator_free.session import Session
 from orchestrator_free.subjects import ALL, parse, run_id
-from orchestrator_free.turns import Turn, turn
 from orchestrator_free.vocabulary import validate
+from orchestrator_free.working.attempts import AgentSettings, Attempts, Handler
+from orchestrator_free.working.obedience import ActiveRun, Obedience
+from orchestrator_free.working.overlap import GO, Overlap, Place, Ruling
+from orchestrator_free.working.turns import Turn, turn
 
 _log = structlog.get_logger("orchestrator_free.agent")
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from orchestrator_free.completion import complete_run
-from orchestrator_free.control import SentControl
 from orchestrator_free.entries import to_event
 from orchestrator_free.errors import InvalidName
 from orchestrator_free.events import Event
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.jetstream import Objects
 from orchestrator_free.session import Sent, Session
+from orchestrator_free.session.completion import complete_run
+from orchestrator_free.session.control import SentControl
 from orchestrator_free.subjects import ALL, address
 
 #: delegations between a person and a run, and of one run: beyond them something goes round in circles

@@ -11,26 +11,26 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator_free import contract
-from orchestrator_free.asks import Asks
-from orchestrator_free.branches import Branches
-from orchestrator_free.brief import brief
-from orchestrator_free.completion import complete, complete_run, object_names
-from orchestrator_free.control import Controls
 from orchestrator_free.entries import Entry, to_event
 from orchestrator_free.errors import Conflict, InvalidEvent, PositionLost, SessionExists, SessionNotFound, StorageFull
 from orchestrator_free.events import Body, Event, decode, encode
-from orchestrator_free.floor import Floor
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.follower import Follower, until_deleted
-from orchestrator_free.fork import fork_session
 from orchestrator_free.jetstream import PullConsumer
-from orchestrator_free.ledger import tool_calls
-from orchestrator_free.members import Watcher
-from orchestrator_free.presence import Presence
 from orchestrator_free.reader import Reader
-from orchestrator_free.state import State
+from orchestrator_free.session.asks import Asks
+from orchestrator_free.session.branches import Branches
+from orchestrator_free.session.completion import complete, complete_run, object_names
+from orchestrator_free.session.control import Controls
+from orchestrator_free.session.floor import Floor
+from orchestrator_free.session.fork import fork_session
+from orchestrator_free.session.presence import Presence
+from orchestrator_free.session.state import State
 from orchestrator_free.subjects import ROOT, Position, address, check_name, run_id, session_filter
 from orchestrator_free.subscription import Delivery, Start, deliveries, durable_config
+from orchestrator_free.views.brief import brief
+from orchestrator_free.views.ledger import tool_calls
+from orchestrator_free.views.members import Watcher
 from orchestrator_free.vocabulary import validate
 from orchestrator_free.vocabulary.messages import Overlap
 
@@ -234,7 +234,7 @@ class Session:
     async def fork(
         self, new_id: str | None = None, *, at: Position | str | None = None, title: str | None = None
     ) -> Session:
-        """Begin a new session with this one's history up to a position; see `orchestrator_free.fork.fork_session`."""
+        """Begin a new session with this one's history up to a position; see `fork_session`."""
         made = await fork_session(self._broker, self, new_id, at=at, title=title)
         return self._broker.session(made.session)
 
@@ -300,7 +300,7 @@ class Session:
         return await complete(view, self._broker.objects) if whole else view
 
     async def brief(self) -> dict[str, Any]:
-        """Return what somebody who takes over has to know; see `orchestrator_free.brief`."""
+        """Return what somebody who takes over has to know; see `orchestrator_free.views.brief`."""
         return brief(await self.view())
 
     async def tools(self, **filters: Any) -> list[View]:

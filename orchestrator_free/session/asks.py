@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from orchestrator_free.asklog import AskLog, due, written
 from orchestrator_free.errors import AskClosed, Conflict, InvalidAnswer, NotAsked
 from orchestrator_free.events import Body, Event, decode, encode
 from orchestrator_free.fold import View
 from orchestrator_free.fold.asks import Asks as AsksFold
 from orchestrator_free.fold.asks import refusal, same
+from orchestrator_free.session.asklog import AskLog, due, written
 from orchestrator_free.subjects import Position, address, check_name
 from orchestrator_free.vocabulary import validate
 from orchestrator_free.vocabulary.asking import ask_body

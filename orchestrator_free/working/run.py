@@ -9,20 +9,28 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from orchestrator_free.asks import Decision
-from orchestrator_free.conversation import conversation
-from orchestrator_free.delegation import MAX_CHILDREN, MAX_DEPTH, Child, asked_before, ended, gather, hold_deadline
 from orchestrator_free.errors import InvalidEvent, OrchestratorFreeError, TooLarge
 from orchestrator_free.events import Body, Event, decode, encode, nests
-from orchestrator_free.floor import DESK, FloorState
 from orchestrator_free.fold import View
 from orchestrator_free.jetstream import Objects
 from orchestrator_free.jetstream.objects import object_name
-from orchestrator_free.obedience import ActiveRun
-from orchestrator_free.runasks import RunAsks
-from orchestrator_free.runwriter import DELTAS, MERGE_CHARACTERS, RunWriter
 from orchestrator_free.session import Session
+from orchestrator_free.session.asks import Decision
+from orchestrator_free.session.floor import DESK, FloorState
+from orchestrator_free.views.conversation import conversation
 from orchestrator_free.vocabulary import validate
+from orchestrator_free.working.delegation import (
+    MAX_CHILDREN,
+    MAX_DEPTH,
+    Child,
+    asked_before,
+    ended,
+    gather,
+    hold_deadline,
+)
+from orchestrator_free.working.obedience import ActiveRun
+from orchestrator_free.working.runasks import RunAsks
+from orchestrator_free.working.runwriter import DELTAS, MERGE_CHARACTERS, RunWriter
 
 _OURS: Final = frozenset({"run.started", "run.finished"})
 #: levels that a finished run puts around an event, beyond those that every event has to leave
@@ -275,7 +283,7 @@ class Run:
         return str(given["from"]) if given else steer.member
 
     async def history(self) -> list[View]:
-        """Return the conversation before this run's input, on its own branch; see `orchestrator_free.conversation`."""
+        """Return the conversation before this run's input, on its own branch; see `conversation`."""
         source = f"{self.input.sender}/{self.input.id}"
         return conversation(await self.session.view(), before=source, whispers=True)
 

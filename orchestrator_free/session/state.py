@@ -26,7 +26,7 @@ from orchestrator_free.errors import (
 )
 from orchestrator_free.events import Body, Event, decode, encode, nests
 from orchestrator_free.jetstream import Message
-from orchestrator_free.patches import check_patch, merged, patched
+from orchestrator_free.session.patches import check_patch, merged, patched
 from orchestrator_free.subjects import ROOT, check_name, parse
 
 if TYPE_CHECKING:

@@ -19,16 +19,16 @@ from orchestrator_free.entries import Entry
 from orchestrator_free.errors import BrokerError, InvalidEvent, PositionLost, SessionNotFound
 from orchestrator_free.fold import Fold
 from orchestrator_free.jetstream import Log
-from orchestrator_free.members import Member, Picture, Watcher, picture, replicas_of, watchers_of
 from orchestrator_free.reader import Reader
 from orchestrator_free.subjects import Position, check_name
+from orchestrator_free.views.members import Member, Picture, Watcher, picture, replicas_of, watchers_of
 
 if TYPE_CHECKING:
     from orchestrator_free.session import Session
 
 __all__ = ["RENEW_SECONDS", "Member", "Presence", "Seat", "Tracker", "Watcher"]
 
-_log = structlog.get_logger("orchestrator_free.presence")
+_log = structlog.get_logger("orchestrator_free.session.presence")
 
 #: entries are written again this often
 RENEW_SECONDS: Final = contract.PRESENCE_TTL_SECONDS / 3

@@ -13,13 +13,13 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from orchestrator_free.conversation import conversation
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.events import Body
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.fold.branches import Branches as Tree
 from orchestrator_free.fold.branches import in_tree, key_of, reference
 from orchestrator_free.subjects import ALL, check_name, run_id
+from orchestrator_free.views.conversation import conversation
 from orchestrator_free.vocabulary import validate
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class Branches:
         return tree_of(await self._session.view(whole=False))
 
     async def conversation(self, branch: str | None = None, *, whispers: bool = False) -> list[View]:
-        """Return what was said and answered on a branch, oldest first; see `orchestrator_free.conversation`."""
+        """Return what was said and answered on a branch, oldest first; see `orchestrator_free.views.conversation`."""
         return conversation(await self._session.view(), branch=branch, whispers=whispers)
 
 

@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
 from orchestrator_free.broker import Broker
-from orchestrator_free.control import FINAL_OUTCOMES
 from orchestrator_free.entries import to_event
 from orchestrator_free.errors import Conflict, InvalidInput
 from orchestrator_free.events import Body, Event
-from orchestrator_free.line import CHECK_SECONDS, Entry, Line
-from orchestrator_free.obedience import ActiveRun, Obedience, derived
 from orchestrator_free.session import Session
+from orchestrator_free.session.control import FINAL_OUTCOMES
 from orchestrator_free.subjects import LIVE, address
 from orchestrator_free.vocabulary.messages import Overlap as Policy
+from orchestrator_free.working.line import CHECK_SECONDS, Entry, Line
+from orchestrator_free.working.obedience import ActiveRun, Obedience, derived
 
 POLICIES: Final[tuple[str, ...]] = get_args(Policy)
 #: sessions whose lines a process remembers

@@ -1,6 +1,6 @@
 """Forks: a session up to a position becomes the history of a new one, which goes on by itself.
 
-It is an export that ends earlier, read back under another id (`orchestrator_free.archive`). What is history is copied:
+It is an export that ends earlier, read back under another id (see `archive`). What is history is copied:
 inputs (never worked on again), runs, branches, state, asks that are settled, files. What is about now is not: leases,
 the floor, presence, controls, asks that are open.
 """
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from orchestrator_free.archive import ImportResult, Stored, import_session, read_log, write_lines
-from orchestrator_free.archive_lines import HEADROOM, Writer
 from orchestrator_free.entries import Entry
 from orchestrator_free.errors import InvalidInput, PositionLost
 from orchestrator_free.events import Body, Event, encode
 from orchestrator_free.fold import FINAL, Fold
 from orchestrator_free.fold.run import ENDING_BYTES, ending
 from orchestrator_free.jetstream.objects import object_name
+from orchestrator_free.session.archive import ImportResult, Stored, import_session, read_log, write_lines
+from orchestrator_free.session.archive_lines import HEADROOM, Writer
 from orchestrator_free.subjects import Address, Position, address, check_name
 from orchestrator_free.vocabulary import validate
 

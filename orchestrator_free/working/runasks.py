@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from orchestrator_free.asks import Decision
 from orchestrator_free.errors import Conflict, InvalidInput, NotAnswered, OrchestratorFreeError, ToolFailed
 from orchestrator_free.events import Body, encode
 from orchestrator_free.session import Session
+from orchestrator_free.session.asks import Decision
 
 APPROVE: Final = "approve"
 DENY: Final = "deny"

@@ -1,0 +1,1 @@
+"""What is read out of a folded session: who is there, what was said, who asked whom; pure."""
