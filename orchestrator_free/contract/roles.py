@@ -1,0 +1,154 @@
+"""The roles: what each kind of user may publish and receive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from orchestrator_free.contract.consumers import agent_consumer_name, control_consumer_name, service_consumer_name
+from orchestrator_free.contract.streams import OBJECT_BUCKET, PRESENCE_BUCKET, TIMERS, stream_name
+from orchestrator_free.subjects import AT, LIVE, ROOT, check_name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """What one kind of user may do; `{member}` stands for its name, `{stream}` for each shard's stream in turn.
+
+    Attributes:
+        about: who it is for, in a sentence.
+        publish: subjects it may publish to, requests included.
+        subscribe: subjects it may receive.
+    """
+
+    about: str
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+_PRESENCE_STREAM: Final = f"KV_{PRESENCE_BUCKET}"
+_OBJECT_STREAM: Final = f"OBJ_{OBJECT_BUCKET}"
+#: reading the log, the presence and the objects
+_READ: Final = (
+    "$JS.API.INFO",
+    "$JS.API.STREAM.NAMES",
+    "$JS.API.STREAM.INFO.{stream}",
+    "$JS.API.STREAM.MSG.GET.{stream}",
+    "$JS.API.DIRECT.GET.{stream}",
+    "$JS.API.DIRECT.GET.{stream}.>",
+    f"$JS.API.STREAM.INFO.{_PRESENCE_STREAM}",
+    f"$JS.API.DIRECT.GET.{_PRESENCE_STREAM}",
+    f"$JS.API.STREAM.INFO.{_OBJECT_STREAM}",
+    f"$JS.API.STREAM.INFO.{TIMERS}",
+    f"$JS.API.STREAM.MSG.GET.{TIMERS}",
+    f"$JS.API.STREAM.MSG.GET.{_OBJECT_STREAM}",
+    f"$JS.API.DIRECT.GET.{_OBJECT_STREAM}.>",
+    # The clients of NATS read the chunks of an object through a consumer of a random name.
+    f"$JS.API.CONSUMER.CREATE.{_OBJECT_STREAM}",
+    f"$JS.API.CONSUMER.CREATE.{_OBJECT_STREAM}.>",
+    f"$JS.API.CONSUMER.DELETE.{_OBJECT_STREAM}.*",
+    f"$JS.FC.{_OBJECT_STREAM}.>",
+)
+
+
+#: says that a shard has another leader; what the one before had not republished is only in the log
+LEADER_ELECTED: Final = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{stream}"
+_HEAR: Final = ("_INBOX.{member}.>", f"{LIVE}{ROOT}.>", f"$KV.{PRESENCE_BUCKET}.>")
+#: who looks at a session speaks for itself only: readers take the member from the key
+_LOOK: Final = f"$KV.{PRESENCE_BUCKET}.watch.*.{{member}}.*"
+
+
+def _consumer(name: str) -> tuple[str, ...]:
+    """Return what a member needs for a durable consumer of its own; the literal name keeps others away from it."""
+    return (
+        f"$JS.API.CONSUMER.CREATE.{{stream}}.{name}",
+        f"$JS.API.CONSUMER.CREATE.{{stream}}.{name}.>",
+        f"$JS.API.CONSUMER.DURABLE.CREATE.{{stream}}.{name}",
+        f"$JS.API.CONSUMER.INFO.{{stream}}.{name}",
+        f"$JS.API.CONSUMER.MSG.NEXT.{{stream}}.{name}",
+        f"$JS.ACK.{{stream}}.{name}.>",
+        f"$JS.ACK.*.*.{{stream}}.{name}.>",
+    )
+
+
+_WRITE_OBJECTS: Final = (f"$O.{OBJECT_BUCKET}.C.*", f"$O.{OBJECT_BUCKET}.M.*")
+#: what a member may say that does work; not `meta` (which renames and deletes sessions)
+_WORKING_KINDS: Final = (
+    "run.*", "in.*.*", "ctl.*.*", "outcome.*", "state.*", "ask.*", "answer.*", "stage.*.*", "lease.*", "floor",
+    "presence",
+)  # fmt: skip
+
+ROLES: Final[dict[str, Role]] = {
+    "core": Role(
+        about="The gateway, the monitor, operators: publishes for people, so it may use every member's name.",
+        publish=(
+            f"{ROOT}.>",
+            f"{AT}{ROOT}.>",
+            f"$KV.{PRESENCE_BUCKET}.>",
+            *_READ,
+            *_WRITE_OBJECTS,
+            f"$JS.API.STREAM.PURGE.{_OBJECT_STREAM}",
+            f"$JS.API.STREAM.CREATE.{_PRESENCE_STREAM}",
+            f"$JS.API.STREAM.CREATE.{_OBJECT_STREAM}",
+            f"$JS.API.STREAM.CREATE.{TIMERS}",
+            f"$JS.API.STREAM.PURGE.{TIMERS}",
+            "$JS.API.STREAM.CREATE.{stream}",
+            "$JS.API.STREAM.UPDATE.{stream}",
+            "$JS.API.STREAM.PURGE.{stream}",
+            "$JS.API.CONSUMER.*.{stream}",
+            "$JS.API.CONSUMER.*.{stream}.>",
+            "$JS.API.CONSUMER.DURABLE.CREATE.{stream}.>",
+            "$JS.API.CONSUMER.MSG.NEXT.{stream}.>",
+            "$JS.ACK.{stream}.>",
+            "$JS.ACK.*.*.{stream}.>",
+        ),
+        subscribe=(*_HEAR, "$JS.EVENT.ADVISORY.>"),
+    ),
+    "agent": Role(
+        about="An agent with all its replicas: publishes under its own name, takes its own inputs, reads all sessions.",
+        publish=(
+            *(f"{ROOT}.*.*.{{member}}.{kind}" for kind in _WORKING_KINDS),
+            f"{AT}{ROOT}.*.*.{{member}}.stage.*.*",
+            f"{AT}{ROOT}.*.*.{{member}}.ctl.*.*",
+            f"$KV.{PRESENCE_BUCKET}.agent.{{member}}.*",
+            _LOOK,
+            *_READ,
+            *_consumer(agent_consumer_name("{member}")),
+            *_consumer(control_consumer_name("{member}")),
+            *_WRITE_OBJECTS,
+        ),
+        subscribe=(*_HEAR, LEADER_ELECTED),
+    ),
+    "service": Role(
+        about="A service that follows all sessions with a durable consumer of its own; publishes no event.",
+        publish=(_LOOK, *_READ, *_consumer(service_consumer_name("{member}"))),
+        subscribe=(*_HEAR, LEADER_ELECTED),
+    ),
+    "notifier": Role(
+        about="Tells people by webhook what happened while nobody was watching; writes down what reached nobody.",
+        publish=(f"{ROOT}.*.*.{{member}}.notice.*", *_READ, *_consumer(service_consumer_name("{member}"))),
+        subscribe=(*_HEAR, LEADER_ELECTED),
+    ),
+    "observer": Role(
+        about="Reads all sessions, live and from the log; keeps no position at the broker, publishes no event.",
+        publish=(_LOOK, *_READ),
+        subscribe=(*_HEAR, LEADER_ELECTED),
+    ),
+}
+
+
+def permissions(role: str, member: str, *, shards: int = 1) -> dict[str, Any]:
+    """Return the permissions of a member in a role, as nats-server's configuration takes them."""
+    check_name("member", member)
+    found = ROLES[role]
+    return {
+        "publish": {"allow": _expand(found.publish, member, shards)},
+        "subscribe": {"allow": _expand(found.subscribe, member, shards)},
+    }
+
+
+def _expand(templates: tuple[str, ...], member: str, shards: int) -> list[str]:
+    subjects: dict[str, None] = {}
+    for template in templates:
+        for shard in range(shards if "{stream}" in template else 1):
+            subjects[template.replace("{member}", member).replace("{stream}", stream_name(shard))] = None
+    return list(subjects)
