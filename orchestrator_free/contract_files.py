@@ -32,7 +32,8 @@ _NOTIFIED: Final = ("run", "ask", "stage", "presence", "floor")
 #: who stands in the examples
 _AGENT: Final = "outliner"
 _MEMBERS: Final = (
-    ("core", "gateway"), ("agent", _AGENT), ("service", "billing"), ("notifier", "notify"), ("observer", "dashboard"),
+    ("core", "gateway"), ("operator", "operator"), ("agent", _AGENT), ("service", "billing"),
+    ("notifier", "notify"), ("observer", "dashboard"),
 )  # fmt: skip
 
 _ABOUT_KIND: Final = {
@@ -60,6 +61,7 @@ def files(shards: int = 1) -> dict[str, str]:
         "streams/presence.json": _json(contract.presence_stream()),
         "streams/timers.json": _json(contract.timer_stream(settings)),
         "streams/objects.json": _json(contract.object_stream(settings)),
+        "streams/audit.json": _json(contract.audit_stream(settings)),
         "consumers/agent.json": _json(contract.agent_consumer(0, _AGENT)),
         "consumers/service.json": _json(contract.service_consumer(0, "billing")),
         "consumers/notifier.json": _json(contract.notifier_consumer(0, "notify", _NOTIFIED, "2026-01-01T00:00:00Z")),

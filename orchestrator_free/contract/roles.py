@@ -6,8 +6,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from orchestrator_free.contract.consumers import agent_consumer_name, control_consumer_name, service_consumer_name
-from orchestrator_free.contract.streams import OBJECT_BUCKET, PRESENCE_BUCKET, TIMERS, stream_name
-from orchestrator_free.subjects import AT, LIVE, ROOT, check_name
+from orchestrator_free.contract.streams import (
+    AUDIT,
+    OBJECT_BUCKET,
+    PRESENCE_BUCKET,
+    TIMERS,
+    TOMBSTONE_ROOT,
+    stream_name,
+)
+from orchestrator_free.subjects import AT, AUDIT_ROOT, LIVE, ROOT, check_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,29 +84,51 @@ _WORKING_KINDS: Final = (
     "presence",
 )  # fmt: skip
 
+#: what speaks for others: all of the log, and what was done in it
+_CORE: Final = (
+    f"{ROOT}.>",
+    f"{AT}{ROOT}.>",
+    f"$KV.{PRESENCE_BUCKET}.>",
+    *_READ,
+    *_WRITE_OBJECTS,
+    f"$JS.API.STREAM.PURGE.{_OBJECT_STREAM}",
+    f"$JS.API.STREAM.CREATE.{_PRESENCE_STREAM}",
+    f"$JS.API.STREAM.CREATE.{_OBJECT_STREAM}",
+    f"$JS.API.STREAM.CREATE.{TIMERS}",
+    f"$JS.API.STREAM.PURGE.{TIMERS}",
+    "$JS.API.STREAM.CREATE.{stream}",
+    "$JS.API.STREAM.UPDATE.{stream}",
+    "$JS.API.STREAM.PURGE.{stream}",
+    "$JS.API.CONSUMER.*.{stream}",
+    "$JS.API.CONSUMER.*.{stream}.>",
+    "$JS.API.CONSUMER.DURABLE.CREATE.{stream}.>",
+    "$JS.API.CONSUMER.MSG.NEXT.{stream}.>",
+    "$JS.ACK.{stream}.>",
+    "$JS.ACK.*.*.{stream}.>",
+    # It writes what was done, and whether something was erased; it reads nothing of the rest.
+    f"{AUDIT_ROOT}.>",
+    f"$JS.API.STREAM.CREATE.{AUDIT}",
+    f"$JS.API.DIRECT.GET.{AUDIT}.{TOMBSTONE_ROOT}.>",
+)
+
 ROLES: Final[dict[str, Role]] = {
     "core": Role(
-        about="The gateway, the monitor, operators: publishes for people, so it may use every member's name.",
+        about="The gateway and the monitor: publishes for people, so it may use every member's name.",
+        publish=_CORE,
+        subscribe=(*_HEAR, "$JS.EVENT.ADVISORY.>"),
+    ),
+    "operator": Role(
+        about="Operates an installation: also backup, restore, erasure and reading the audit log.",
         publish=(
-            f"{ROOT}.>",
-            f"{AT}{ROOT}.>",
-            f"$KV.{PRESENCE_BUCKET}.>",
-            *_READ,
-            *_WRITE_OBJECTS,
-            f"$JS.API.STREAM.PURGE.{_OBJECT_STREAM}",
-            f"$JS.API.STREAM.CREATE.{_PRESENCE_STREAM}",
-            f"$JS.API.STREAM.CREATE.{_OBJECT_STREAM}",
-            f"$JS.API.STREAM.CREATE.{TIMERS}",
-            f"$JS.API.STREAM.PURGE.{TIMERS}",
-            "$JS.API.STREAM.CREATE.{stream}",
-            "$JS.API.STREAM.UPDATE.{stream}",
-            "$JS.API.STREAM.PURGE.{stream}",
-            "$JS.API.CONSUMER.*.{stream}",
-            "$JS.API.CONSUMER.*.{stream}.>",
-            "$JS.API.CONSUMER.DURABLE.CREATE.{stream}.>",
-            "$JS.API.CONSUMER.MSG.NEXT.{stream}.>",
-            "$JS.ACK.{stream}.>",
-            "$JS.ACK.*.*.{stream}.>",
+            *_CORE,
+            f"$JS.API.STREAM.INFO.{AUDIT}",
+            f"$JS.API.STREAM.MSG.GET.{AUDIT}",
+            f"$JS.API.DIRECT.GET.{AUDIT}",
+            "$JS.API.STREAM.SNAPSHOT.*",
+            "$JS.API.STREAM.RESTORE.*",
+            "$JS.SNAPSHOT.ACK.>",
+            "$JS.SNAPSHOT.RESTORE.>",
+            f"$JS.API.STREAM.PURGE.{_PRESENCE_STREAM}",
         ),
         subscribe=(*_HEAR, "$JS.EVENT.ADVISORY.>"),
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from orchestrator_free.subjects import AT, DUE, LIVE, ROOT
+from orchestrator_free.subjects import AT, AUDIT_ROOT, DUE, LIVE, ROOT
 
 STRUCTURE: Final = (
     "subjects", "retention", "allow_direct", "allow_rollup_hdrs", "allow_msg_ttl", "allow_atomic",
@@ -16,6 +16,10 @@ STRUCTURE: Final = (
 WIRE: Final = "1"
 #: name of the stream of what the broker is to say later
 TIMERS: Final = "SESSIONS_TIMERS"
+#: name of the stream of who did what: append only, never part of a session
+AUDIT: Final = "SESSIONS_AUDIT"
+#: what erasure leaves behind: no name, a digest of one
+TOMBSTONE_ROOT: Final = f"{AUDIT_ROOT}.tombstone"
 PRESENCE_BUCKET: Final = "orchestrator_free_presence"
 OBJECT_BUCKET: Final = "orchestrator_free_objects"
 PRESENCE_TTL_SECONDS: Final = 6
@@ -32,12 +36,16 @@ class StreamSettings:
         replicas: 1, or 3 in a cluster.
         max_age_seconds: events older than this are dropped, 0 keeps them.
         max_bytes: size of one shard's stream; beyond it publishing is refused, -1 for no limit.
+        audit_age_seconds: how long the audit log remembers; it should be longer than backups are kept.
+        audit_bytes: size of the audit log; beyond it the oldest entries go.
     """
 
     shards: int = 1
     replicas: int = 1
     max_age_seconds: int = 0
     max_bytes: int = -1
+    audit_age_seconds: int = 400 * 86_400
+    audit_bytes: int = 1024 * 1024 * 1024
 
 
 def stream_name(shard: int) -> str:
@@ -128,6 +136,35 @@ def object_stream(settings: StreamSettings) -> dict[str, Any]:
         "allow_direct": True,
         "allow_rollup_hdrs": True,
     }
+
+
+def audit_stream(settings: StreamSettings) -> dict[str, Any]:
+    """Return the stream of the audit log; who may write to it cannot take anything back."""
+    return {
+        "name": AUDIT,
+        "description": "orchestrator-free: who did what",
+        "subjects": [f"{AUDIT_ROOT}.>"],
+        "retention": "limits",
+        "discard": "old",
+        "storage": "file",
+        "num_replicas": settings.replicas,
+        "max_age": settings.audit_age_seconds * _SECOND,
+        "max_bytes": settings.audit_bytes,
+        "max_msg_size": 8192,
+        "allow_direct": True,
+        "allow_rollup_hdrs": False,
+        "deny_delete": True,
+        "deny_purge": True,
+    }
+
+
+def lasting_streams(shards: int) -> list[str]:
+    """Return the names of the streams that a backup holds, in the order in which it takes them.
+
+    An event names objects and timers that were stored before it, so what is taken after the log has all that the log
+    refers to. Presence is not among them: it lives for seconds.
+    """
+    return [*(stream_name(shard) for shard in range(shards)), TIMERS, f"OBJ_{OBJECT_BUCKET}", AUDIT]
 
 
 def differences(wanted: dict[str, Any], found: dict[str, Any], fields: tuple[str, ...]) -> list[str]:
