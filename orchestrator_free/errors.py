@@ -26,6 +26,7 @@ OrchestratorFreeError
 ├── PositionLost                        the position's log is gone, trimmed or shorter: read a snapshot instead
 └── BrokerError                         the broker, or the way to it
     ├── BrokerStartError                the embedded broker did not start; says why
+    ├── UnsupportedBroker               a server older than what this project needs
     ├── BrokerUnreachable (ConnectionError)
     ├── BrokerTimeout (TimeoutError)    not answered within the deadline, retries included
     ├── PermissionDenied (PermissionError)
@@ -189,6 +190,16 @@ class BrokerError(OrchestratorFreeError):
 
 class BrokerStartError(BrokerError):
     """The embedded broker did not start."""
+
+
+class UnsupportedBroker(BrokerError):  # noqa: N818
+    """The broker is older than what this project is built and tested on."""
+
+    def __init__(self, address: str, found: str, needed: str) -> None:
+        super().__init__(
+            f"the broker at {address} is nats-server {found}; {needed} or newer is needed: upgrade it "
+            "(https://nats.io/download/), or use the embedded one"
+        )
 
 
 class BrokerUnreachable(BrokerError, ConnectionError):  # noqa: N818

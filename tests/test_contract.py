@@ -16,13 +16,14 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from orchestrator_free import Agent, Broker, Run, RunError, Session, connect, contract, contract_files
+from orchestrator_free.binary import find_binary
 from orchestrator_free.entries import Entry, to_event
 from orchestrator_free.events import decode
 from orchestrator_free.gateway.frames import Frame
 from orchestrator_free.gateway.problems import problem
 from orchestrator_free.jetstream import Message
 from orchestrator_free.monitor import Monitor, MonitorSettings
-from orchestrator_free.server import EmbeddedServer, ServerSettings, find_binary
+from orchestrator_free.server import EmbeddedServer, ServerSettings
 from orchestrator_free.subjects import parse
 from orchestrator_free.vocabulary import VOCABULARY
 from orchestrator_free.working.runwriter import INLINE_LIMIT
@@ -68,7 +69,7 @@ def test_writing_again_changes_nothing_and_more_shards_are_more_streams(tmp_path
 
 def check_config(path: Path, environment: dict[str, str]) -> str:
     """Return what nats-server says about a configuration."""
-    command = [find_binary(), "-t", "-c", str(path)]
+    command = [str(find_binary().path), "-t", "-c", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, env=os.environ | environment)
     return done.stdout + done.stderr
 

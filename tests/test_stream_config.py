@@ -17,11 +17,12 @@ import nkeys
 import pytest
 
 from orchestrator_free import contract
+from orchestrator_free.binary import find_binary
 from orchestrator_free.broker import Broker, connect
 from orchestrator_free.contract import StreamSettings
 from orchestrator_free.errors import BrokerError, BrokerUnreachable, ConfigMismatch, PermissionDenied
 from orchestrator_free.jetstream import Log, Wire, WireOptions
-from orchestrator_free.server import EmbeddedServer, ServerSettings, find_binary
+from orchestrator_free.server import EmbeddedServer, ServerSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -402,7 +403,7 @@ def without_jetstream() -> Iterator[int]:
     """Run a nats-server as it comes: without JetStream."""
     with closed_port() as port:
         pass
-    command = [find_binary(), "-a", "127.0.0.1", "-p", str(port)]
+    command = [str(find_binary().path), "-a", "127.0.0.1", "-p", str(port)]
     stage = [sys.executable, "-I", "-S", "-c", STAGE, str(os.getpid())] if sys.platform == "linux" else []
     process = subprocess.Popen([*stage, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

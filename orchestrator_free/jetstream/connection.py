@@ -18,11 +18,13 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
-from orchestrator_free.errors import BrokerError, BrokerUnreachable, PermissionDenied
+from orchestrator_free.errors import BrokerError, BrokerUnreachable, PermissionDenied, UnsupportedBroker
 from orchestrator_free.jetstream.parser import Handler, Parser
 
 _log = structlog.get_logger("orchestrator_free.jetstream")
 
+#: atomic batches, schedules and the advisories fixed until then; docs/supply-chain.md
+MINIMUM_VERSION: Final = (2, 14)
 #: seconds; nats-py annotates an int and sleeps for whatever it gets
 _RECONNECT_PAUSE: Final[Any] = 0.2
 #: after a TLS handshake that failed, asyncio never says that the transport is closed
@@ -110,6 +112,7 @@ class Connection:
         Raises:
             BrokerUnreachable: nobody answers at the address within `connect_seconds`.
             PermissionDenied: the credentials are refused.
+            UnsupportedBroker: the server is older than `MINIMUM_VERSION`.
         """
         wire = cls(options)
         client = wire._client
@@ -119,6 +122,10 @@ class Connection:
             await wire._on_error(error)
             await wire._give_up()
             raise wire._connect_error(error) from error
+        numbers = re.match(r"(\d+)\.(\d+)", wire.server_version)
+        if numbers and (int(numbers[1]), int(numbers[2])) < MINIMUM_VERSION:
+            await wire._give_up()
+            raise UnsupportedBroker(options.address, wire.server_version, ".".join(map(str, MINIMUM_VERSION)))
         wire.connected.set()
         wire._begin()
         return wire
@@ -191,7 +198,7 @@ class Connection:
     @property
     def server_version(self) -> str:
         """The version the broker reports."""
-        return str(self._client.connected_server_version)
+        return str(self._client._server_info.get("version", "unknown"))
 
     async def _on_error(self, error: Exception) -> None:
         text = str(error)
