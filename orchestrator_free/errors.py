@@ -17,6 +17,10 @@ OrchestratorFreeError
 ├── RunFenced                           another attempt owns the run now; stop writing
 ├── AskNotFound (LookupError)           nobody has asked that
 ├── NoticeNotFound (LookupError)        no notification of this id was given up
+├── NotAuthenticated                    no token, or one that does not count; says why
+│   └── TokenExpired                    its time is over: fetch a new one
+├── NotAllowed                          what the token does not allow; says what is missing
+├── TooManyRequests                     a limit is reached; says which, and when to come again
 ├── NotAsked                            an ask that is not this member's to answer, or to withdraw
 ├── AskClosed                           decided, expired, withdrawn, or answered by this member before; says how
 ├── LeaseHeld (TimeoutError)            somebody else has the lease, or what it stands for is done
@@ -115,6 +119,30 @@ class NoticeNotFound(OrchestratorFreeError, LookupError):  # noqa: N818
     def __init__(self, notice: str) -> None:
         super().__init__(f"no notification with the id {notice!r} was given up; views list them as notices")
         self.notice = notice
+
+
+class NotAuthenticated(OrchestratorFreeError):  # noqa: N818
+    """No token, or one that does not count."""
+
+
+class TokenExpired(NotAuthenticated):
+    """The token's time is over."""
+
+
+class NotAllowed(OrchestratorFreeError):  # noqa: N818
+    """What the token does not allow."""
+
+
+class TooManyRequests(OrchestratorFreeError):  # noqa: N818
+    """A limit is reached; nothing was done.
+
+    Attributes:
+        seconds: when to come again.
+    """
+
+    def __init__(self, text: str, *, seconds: float) -> None:
+        super().__init__(text)
+        self.seconds = seconds
 
 
 class AskNotFound(OrchestratorFreeError, LookupError):  # noqa: N818

@@ -1,0 +1,164 @@
+"""Tokens: JSON Web Tokens that are made with a key of a file, and verified against a key set.
+
+The algorithm comes from the key, the key from the set by its id; a token that brings or names a key of its own is
+refused. Every claim that counts is required.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any, Final
+
+import jwt
+
+from orchestrator_free.errors import InvalidInput, NotAuthenticated, TokenExpired
+from orchestrator_free.identity.keys import Key
+from orchestrator_free.identity.keysets import KeySet
+from orchestrator_free.identity.principal import (
+    DEFAULT_CAPABILITIES,
+    Principal,
+    check_capabilities,
+    check_grants,
+    check_paths,
+    principal_of,
+)
+from orchestrator_free.subjects import check_name
+
+ISSUER: Final = "orchestrator-free"
+AUDIENCE: Final = "orchestrator-free"
+#: a browser's token: a new one is fetched often
+TTL_SECONDS: Final = 600
+LEEWAY_SECONDS: Final = 30.0
+_REQUIRED: Final = ["exp", "iat", "iss", "aud", "sub", "jti", "cap", "sessions"]
+_FOREIGN_KEYS: Final = ("jwk", "jku", "x5u", "x5c", "x5t", "x5t#S256", "crit")
+_LONGEST: Final = 8192
+_KEPT: Final = 10_000
+
+
+def mint(
+    key: Key,
+    member: str,
+    *,
+    sessions: Iterable[str],
+    capabilities: Iterable[str] = DEFAULT_CAPABILITIES,
+    agents: Iterable[str] | None = None,
+    streams: Iterable[str] | None = None,
+    seconds: float = TTL_SECONDS,
+    issuer: str = ISSUER,
+    audience: str = AUDIENCE,
+    now: float | None = None,
+) -> str:
+    """Make a token.
+
+    Args:
+        key: what signs it.
+        member: whose it is.
+        sessions: ids it is for; `support-*` for all that begin so, `*` for all.
+        capabilities: what it allows.
+        agents: whose words it may read beside its own; None for everybody's.
+        streams: paths below `/v1/stream/`, written as sessions are; None: those named as its sessions.
+        seconds: how long it counts.
+        issuer: who made it.
+        audience: for whom.
+        now: seconds since 1970.
+
+    Raises:
+        InvalidInput: a name, a capability or a time that cannot be one.
+    """
+    if key.signing is None:
+        raise InvalidInput("a public key makes no tokens; use the private key file")
+    now = time.time() if now is None else now
+    claims: dict[str, Any] = {
+        "iss": issuer, "aud": audience, "sub": check_name("member", member), "jti": secrets.token_hex(12),
+        "iat": int(now), "exp": int(now + seconds),
+    }  # fmt: skip
+    try:
+        claims |= {"sessions": list(check_grants(sessions)), "cap": sorted(check_capabilities(capabilities))}
+        claims |= {} if streams is None else {"streams": list(check_paths(streams))}
+    except NotAuthenticated as error:
+        raise InvalidInput(str(error)) from error
+    if agents is not None:
+        claims["agents"] = [check_name("agents", name) for name in agents]
+    return jwt.encode(claims, key.signing, algorithm=key.algorithm, headers={"kid": key.id})
+
+
+class Verifier:
+    """Says who a token is, as often as it is shown."""
+
+    def __init__(
+        self, keys: KeySet, *, issuer: str = ISSUER, audience: str = AUDIENCE, leeway: float = LEEWAY_SECONDS
+    ) -> None:
+        self.keys = keys
+        self.leeway = leeway
+        self._issuer = issuer
+        self._audience = audience
+        self._known: OrderedDict[str, tuple[int, Principal]] = OrderedDict()
+
+    async def verify(self, token: str) -> Principal:
+        """Return who a token is.
+
+        Raises:
+            TokenExpired: its time is over.
+            NotAuthenticated: it does not count; says why.
+        """
+        if len(token) > _LONGEST:
+            raise NotAuthenticated(f"a token is no longer than {_LONGEST} characters")
+        key = await self._key(token)  # first: it may read the keys again
+        known = self._known.get(token)
+        if known is None or known[0] != self.keys.version:
+            known = (self.keys.version, principal_of(self._claims(token, key)))
+            self._known[token] = known
+            if len(self._known) > _KEPT:
+                self._known.popitem(last=False)
+        self.check_time(known[1])
+        return known[1]
+
+    def check_time(self, principal: Principal) -> None:
+        """Check that the time of a token is not over.
+
+        Raises:
+            TokenExpired: it is.
+        """
+        ended = time.time() - (principal.expires or float("inf"))
+        if ended >= self.leeway:
+            raise TokenExpired(f"the token has expired {ended:.0f} s ago; fetch a new one")
+
+    async def _key(self, token: str) -> Key:
+        id = _kid(token)
+        key = await self.keys.find(id)
+        if key is None:
+            raise NotAuthenticated(f"the token is signed with key {id[:40]!r}, which this gateway does not know")
+        return key
+
+    def _claims(self, token: str, key: Key) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = jwt.decode(
+                token, key.verifying, algorithms=[key.algorithm], issuer=self._issuer, audience=self._audience,
+                leeway=self.leeway, options={"require": _REQUIRED},
+            )  # fmt: skip
+        except jwt.ExpiredSignatureError as error:
+            raise TokenExpired("the token has expired; fetch a new one") from error
+        except jwt.InvalidTokenError as error:
+            raise NotAuthenticated(f"the token does not count: {error}") from error
+        return found
+
+
+def _kid(token: str) -> str:
+    """Return the id of the key that a token names.
+
+    Raises:
+        NotAuthenticated: it is no token, names none, or brings a key of its own.
+    """
+    try:
+        header = jwt.get_unverified_header(token)
+    except jwt.InvalidTokenError as error:
+        raise NotAuthenticated("this is no JSON Web Token") from error
+    if foreign := [name for name in _FOREIGN_KEYS if name in header]:
+        raise NotAuthenticated(f"the token's header has {foreign[0]!r}; keys are those of this gateway alone")
+    id = header.get("kid")
+    if not isinstance(id, str):
+        raise NotAuthenticated("the token's header names no key (kid)")
+    return id
