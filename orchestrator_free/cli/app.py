@@ -9,7 +9,7 @@ import orjson
 import typer
 
 from orchestrator_free.broker import DEFAULT_URL
-from orchestrator_free.cli import asks, branches, control, desk, floor, notify, presence, serve, state, token
+from orchestrator_free.cli import asks, branches, control, desk, floor, notify, presence, serve, state, synadia, token
 from orchestrator_free.cli.options import (
     AsJson,
     Ca,
@@ -60,6 +60,7 @@ for _presence in (presence.presence, presence.away, presence.back):
 app.command("tools", rich_help_panel="State")(state.tools)
 app.add_typer(state.state_app, name="state", rich_help_panel="State")
 app.add_typer(token.token_app, name="token", rich_help_panel="Identity")
+app.add_typer(synadia.synadia_app, name="synadia", rich_help_panel="Bridges")
 
 
 @app.callback()

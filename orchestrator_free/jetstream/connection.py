@@ -100,7 +100,7 @@ class Connection:
         self._last_error: Exception | None = None
         self._refused = ""
         self._opening = False
-        self._subjects: dict[str, str] = {}
+        self._subjects: dict[str, tuple[str, str]] = {}
         self._revival: asyncio.Task[None] | None = None
 
     # -- connection ---------------------------------------------------------------------------------------------
@@ -226,8 +226,8 @@ class Connection:
     async def _on_reconnected(self) -> None:
         self.reconnects += 1
         # Subscriptions made while nats-py was re-subscribing would be missed; the broker ignores the ones it has.
-        for sid in self._parser.handlers:
-            self._send(f"SUB {self._client._subs[int(sid)].subject} {sid.decode()}\r\n".encode())
+        for sid, (subject, queue) in self._subjects.items():
+            self._send(f"SUB {subject} {queue} {sid}\r\n".encode())
         self.connected.set()
         _log.info("connected to the broker again", url=self.options.address)
         for callback in self.on_reconnect:
@@ -253,7 +253,8 @@ class Connection:
             old, self._client = self._client, client
             client._sid = old._sid
             client._subs = {
-                int(sid): Subscription(client, int(sid), subject) for sid, subject in self._subjects.items()
+                int(sid): Subscription(client, int(sid), subject, queue)
+                for sid, (subject, queue) in self._subjects.items()
             }
             self._parser.client = client
             self._revival = None
@@ -281,20 +282,23 @@ class Connection:
         else:
             self._send(b"".join((f"PUB {subject} {reply} {len(payload)}\r\n".encode(), payload, b"\r\n")))
 
-    def subscribe(self, subject: str, handler: Handler, *, linger_seconds: float = 0.0) -> Callable[[], None]:
+    def subscribe(
+        self, subject: str, handler: Handler, *, queue: str = "", linger_seconds: float = 0.0
+    ) -> Callable[[], None]:
         """Call `handler(subject, reply, payload, header)` for every message; return what ends the subscription.
 
         The handler runs inside the read loop: it must be quick and must not await. Ended, it still gets for
-        `linger_seconds` what the broker had sent before it heard of the end.
+        `linger_seconds` what the broker had sent before it heard of the end. Of all who subscribe with the same
+        `queue`, one gets each message.
         """
         client = self._client
         client._sid += 1
         sid = str(client._sid)
         # Registered with nats-py as well, which subscribes again after a reconnect.
-        client._subs[client._sid] = Subscription(client, client._sid, subject)
+        client._subs[client._sid] = Subscription(client, client._sid, subject, queue)
         self._parser.handlers[sid.encode()] = handler
-        self._subjects[sid] = subject
-        self._send(f"SUB {subject} {sid}\r\n".encode())
+        self._subjects[sid] = subject, queue
+        self._send(f"SUB {subject} {queue} {sid}\r\n".encode())
 
         def unsubscribe() -> None:
             if self._subjects.pop(sid, None) is not None:
