@@ -1,0 +1,91 @@
+"""The configuration of nats-server: one server for production, its users, its accounts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+from orchestrator_free import contract
+from orchestrator_free.server import ServerSettings, server_config
+
+COMMAND: Final = "make contract"
+#: who stands in the examples
+AGENT: Final = "outliner"
+_MEMBERS: Final = (
+    ("core", "gateway"), ("operator", "operator"), ("agent", AGENT), ("service", "billing"),
+    ("notifier", "notify"), ("observer", "dashboard"),
+)  # fmt: skip
+
+
+def nats_server_conf() -> str:
+    """Return the configuration of one server for production, without users."""
+    extra = """\
+
+# Whoever reaches the port may do everything. Before anybody you do not trust can reach it:
+# include "permissions.conf"
+
+# TLS, and a cluster of three (create the streams with num_replicas 3):
+# tls { cert_file: "/certs/server.pem", key_file: "/certs/server-key.pem" }
+# server_name: nats-1
+# cluster { name: sessions, listen: "0.0.0.0:6222", routes: ["nats://nats-1:6222", "nats://nats-2:6222"] }
+"""
+    everywhere = "0.0.0.0"  # noqa: S104 - for a container or a private network; the file says what that means
+    settings = ServerSettings(
+        data=Path("/data"), host=everywhere, port=4222, monitor_port=8222, durability="fsync", extra=extra
+    )
+    about = f"""\
+# nats-server {">"}= 2.14 for orchestrator-free; written by `{COMMAND}`.
+# Start it with `nats-server -c nats-server.conf`. Do not pass -sd: it is refused beside `store_dir`.
+# sync_interval "always": an acknowledged event survives a power cut. The monitor lists subjects: keep it on loopback.
+"""
+    return about + server_config(settings)
+
+
+_ABOUT_PERMISSIONS: Final = f"""\
+# Users and what they may publish and receive; written by `{COMMAND}`.
+#
+# Include it at the top level of nats-server.conf. Each user is an nkey: make one with `nk -gen user -pubout`, give the
+# seed to the process and the public key, which is no secret, to the server as the environment variable named below.
+# For more agents copy the block and replace the name; the name stands in the subjects, so the broker checks the sender.
+# Passwords work too: `user: outliner, password: $OUTLINER_PASSWORD` in the place of `nkey`, and in the process's URL
+# `nats://outliner:the-password@host:4222`.
+#
+# What these permissions stop (each tried in tests/test_permissions.py): publishing as another member, taking another
+# agent's inputs, changing another's consumer, reading another's replies, creating, changing or deleting streams.
+#
+# What subject permissions in one account do NOT stop, because the broker itself sends the answer to any reply subject
+# a client names, and because the filter of some requests stands in their body:
+# - forging by reply: an own event, a Direct Get or a pull with the reply subject `session.0.S.other.run.R` makes the
+#   broker put its answer there: an acknowledgement (no event) or a copy of a stored message, which has headers that no
+#   honest publisher sends. Readers skip and count both (PROTOCOL.md, section 3);
+# - a consumer of its own name with any filter, also as a push consumer to any subject that no stream holds, `live.`
+#   included; readers check a live message against `Nats-Subject`, and the log is the truth;
+# - reading: whoever may read one session here may read all, and list them with STREAM.INFO;
+# - `meta` events: a member that may publish `session.*.*.<name>.>` may rename a session or say that it was deleted;
+# - wiping: the log takes roll-ups (a finished run replaces its deltas), and the broker asks for no further permission:
+#   a publish with `Nats-Rollup: all` on an own subject drops everything else in that shard (tried);
+# - objects: names are not bound to members, so whoever may write objects may replace or purge those of others;
+# - state: any member may set any shared key.
+# So: members whose code you do not trust get an account of their own that imports only what they need, or no NATS at
+# all but the gateway's HTTP. A tenant is an account: accounts {{ ACME {{ jetstream: enabled, users: [ … ] }} }}.
+"""
+
+
+def permissions_conf(shards: int = 1) -> str:
+    """Return users for every role, as an include of `nats-server.conf`."""
+    blocks = []
+    for role, member in _MEMBERS:
+        allowed = contract.permissions(role, member, shards=shards)
+        lines = [f"    # {role}: {contract.ROLES[role].about}", f"    {{ nkey: ${member.upper()}_NKEY, permissions {{"]
+        for action in ("publish", "subscribe"):
+            lines.append(f"      {action} {{ allow: [")
+            lines += [f"        {json.dumps(subject)}" for subject in allowed[action]["allow"]]
+            lines.append("      ] }")
+        blocks.append("\n".join([*lines, "    } }"]))
+    users = "\n".join(blocks)
+    system = "# system: sees every connection and account, and can close them; for operators, never for a member."
+    return (
+        f"{_ABOUT_PERMISSIONS}\nauthorization {{\n  users: [\n{users}\n  ]\n}}\n\n"
+        f"{system}\naccounts {{ SYS {{ users: [ {{ nkey: $SYSTEM_NKEY }} ] }} }}\nsystem_account: SYS\n"
+    )
