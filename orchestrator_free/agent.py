@@ -18,8 +18,8 @@ from typing import Any
 import structlog
 
 from orchestrator_free import loop
-from orchestrator_free.broker import DEFAULT_URL, Broker, connect
-from orchestrator_free.errors import BrokerUnreachable
+from orchestrator_free.broker import DEFAULT_URL, Broker, connect, stream_settings
+from orchestrator_free.errors import BrokerUnreachable, ConfigMismatch, InvalidInput
 from orchestrator_free.subjects import ALL, check_name
 from orchestrator_free.working.attempts import AgentSettings, Handler
 from orchestrator_free.working.overlap import check_policy
@@ -58,7 +58,8 @@ class Agent:
         """Run as a program: connect to ORCHESTRATOR_FREE_URL and work until SIGTERM or SIGINT.
 
         ORCHESTRATOR_FREE_CREDENTIALS and ORCHESTRATOR_FREE_NKEY name files, ORCHESTRATOR_FREE_TOKEN is a token,
-        ORCHESTRATOR_FREE_CA a PEM file to verify the broker against.
+        ORCHESTRATOR_FREE_CA a PEM file to verify the broker against. ORCHESTRATOR_FREE_SHARDS and _REPLICAS are asked
+        for where the streams are missing, and must agree with those that are there.
         """
         from orchestrator_free.logs import configure
 
@@ -69,6 +70,9 @@ class Agent:
         except BrokerUnreachable as error:
             _log.error("agent cannot start", agent=self.name, error=str(error))
             raise SystemExit(69) from error  # EX_UNAVAILABLE
+        except (ConfigMismatch, InvalidInput) as error:
+            _log.error("agent cannot start", agent=self.name, error=str(error))
+            raise SystemExit(78) from error  # EX_CONFIG
 
     async def _main(self, url: str) -> None:
         task = asyncio.current_task()
@@ -76,7 +80,7 @@ class Agent:
         for sign in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(sign, task.cancel)
         with contextlib.suppress(asyncio.CancelledError):
-            async with connect(url, member=self.name, **_credentials()) as broker:
+            async with connect(url, member=self.name, settings=stream_settings(), **_credentials()) as broker:
                 _log.info("agent ready", agent=self.name, url=broker.log.wire.options.address, pid=os.getpid())
                 await self.serve(broker)
 

@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from orchestrator_free import contract
+from orchestrator_free.errors import InvalidInput
 from orchestrator_free.jetstream import Log, Objects, Wire, WireOptions
 from orchestrator_free.session import Session
 from orchestrator_free.subjects import check_name, parse
 
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
+_COUNT_MOST: Final = {"shards": 1024, "replicas": 5}
+
+
+def stream_settings(environment: Mapping[str, str] = os.environ) -> contract.StreamSettings | None:
+    """Return what ORCHESTRATOR_FREE_SHARDS and ORCHESTRATOR_FREE_REPLICAS ask for, None if neither is set.
+
+    Whoever comes first creates the streams, an agent too: where these are set, everybody asks for the same.
+
+    Raises:
+        InvalidInput: one is no such number.
+    """
+    found: dict[str, int] = {}
+    for name, most in _COUNT_MOST.items():
+        variable = f"ORCHESTRATOR_FREE_{name.upper()}"
+        if text := environment.get(variable):
+            if not text.isdecimal() or not 1 <= int(text) <= most:
+                raise InvalidInput(f"{variable}={text[:20]!r}: expected a number from 1 to {most}")
+            found[name] = int(text)
+    return contract.StreamSettings(**found) if found else None
 
 
 @asynccontextmanager
@@ -43,7 +64,7 @@ async def connect(
         certificate: PEM file of this client.
         key: its private key.
         inbox_prefix: where replies come; `_INBOX.<member>` unless the account scopes inboxes otherwise.
-        settings: for the creation of the streams.
+        settings: for the creation of the streams; those that are there must agree with what it says.
 
     Raises:
         BrokerUnreachable: nobody answers at the address.

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator_free import loop
-from orchestrator_free.broker import DEFAULT_URL, Broker, connect
+from orchestrator_free.broker import DEFAULT_URL, Broker, connect, stream_settings
 from orchestrator_free.cli.render import clean
+from orchestrator_free.contract import StreamSettings
 from orchestrator_free.errors import (
     AskNotFound,
     BrokerUnreachable,
@@ -50,6 +51,21 @@ Token = Annotated[
 Ca = Annotated[Path | None, typer.Option(help="PEM file to verify the broker against.", rich_help_panel=_BROKER)]
 Member = Annotated[str, typer.Option("--from", help="The member you speak as.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For machines: JSON, one object per line.")]
+_STREAMS: Final = "Streams, where they are missing"
+Shards = Annotated[
+    int | None,
+    typer.Option(
+        envvar="ORCHESTRATOR_FREE_SHARDS", help="Streams that the sessions are spread over; for good. As it is, or 1.",
+        min=1, max=1024, rich_help_panel=_STREAMS,
+    ),
+]  # fmt: skip
+Replicas = Annotated[
+    int | None,
+    typer.Option(
+        envvar="ORCHESTRATOR_FREE_REPLICAS", help="Copies of every stream: 3 in a cluster. As it is, or 1.",
+        min=1, max=5, rich_help_panel=_STREAMS,
+    ),
+]  # fmt: skip
 SessionName = Annotated[str, typer.Argument(help="The session's id.", metavar="SESSION")]
 
 
@@ -62,11 +78,14 @@ class Reach:
     token: str | None = None
     ca: Path | None = None
 
-    def connect(self, member: str = "cli") -> AbstractAsyncContextManager[Broker]:
-        """Connect as a member."""
+    def connect(
+        self, member: str = "cli", *, url: str | None = None, settings: StreamSettings | None = None
+    ) -> AbstractAsyncContextManager[Broker]:
+        """Connect as a member: to another address than the options say, or with settings of the streams, if given."""
         return connect(
-            self.url, member=member, credentials=self.credentials, nkey_seed=self.nkey, token=self.token, ca=self.ca
-        )
+            url or self.url, member=member, credentials=self.credentials, nkey_seed=self.nkey, token=self.token,
+            ca=self.ca, settings=settings or stream_settings(),
+        )  # fmt: skip
 
 
 reach = Reach()

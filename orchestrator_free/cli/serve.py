@@ -20,8 +20,9 @@ from rich.text import Text
 
 from orchestrator_free.broker import Broker, connect
 from orchestrator_free.cli import support
-from orchestrator_free.cli.options import EXIT_FAILED, AsJson, err, out, reach, run, write_json
+from orchestrator_free.cli.options import EXIT_FAILED, AsJson, Replicas, Shards, err, out, reach, run, write_json
 from orchestrator_free.cli.render import clean, render_head, render_view
+from orchestrator_free.contract import StreamSettings
 from orchestrator_free.errors import BrokerError, BrokerStartError, InvalidInput, OrchestratorFreeError
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.gateway.app import Gateway
@@ -128,15 +129,18 @@ def up(
     durability: Durability = "interval",
     nats_server: NatsServer = "nats-server",
     allow_origin: AllowOrigin = None,
+    shards: Shards = None,
+    replicas: Replicas = None,
 ) -> None:
     """Run a broker (unless you bring one) and a gateway, until you stop them."""
     settings = ServerSettings(data=data, port=broker_port, durability=durability, binary=nats_server)
+    streams = StreamSettings(shards=shards, replicas=replicas) if shards or replicas else None
 
     async def work() -> None:
         origins = [check_origin(one) for one in allow_origin or ()]
         async with (
             _broker(broker, settings) as upstream,
-            connect(upstream.url, member="gateway") as connection,
+            reach.connect("gateway", url=upstream.url, settings=streams) as connection,
             _gateway(connection, host, port, upstream, origins) as gateway,
         ):
             url, known = upstream.url, upstream.durability

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from orchestrator_free.subjects import AT, AUDIT_ROOT, DUE, LIVE, ROOT
@@ -32,20 +32,25 @@ class StreamSettings:
     """What an operator chooses when the streams are created.
 
     Attributes:
-        shards: number of streams the sessions are spread over; cannot change later.
-        replicas: 1, or 3 in a cluster.
+        shards: number of streams the sessions are spread over; cannot change later. None: as many as there are, or 1.
+        replicas: of every stream, 1, or 3 in a cluster. None: as many as the log has, or 1.
         max_age_seconds: events older than this are dropped, 0 keeps them.
         max_bytes: size of one shard's stream; beyond it publishing is refused, -1 for no limit.
         audit_age_seconds: how long the audit log remembers; it should be longer than backups are kept.
         audit_bytes: size of the audit log; beyond it the oldest entries go.
     """
 
-    shards: int = 1
-    replicas: int = 1
+    shards: int | None = None
+    replicas: int | None = None
     max_age_seconds: int = 0
     max_bytes: int = -1
     audit_age_seconds: int = 400 * 86_400
     audit_bytes: int = 1024 * 1024 * 1024
+
+    def beside(self, found: StreamSettings | None) -> StreamSettings:
+        """Return these settings with what they leave open taken from an existing installation."""
+        there = found or StreamSettings()
+        return replace(self, shards=self.shards or there.shards or 1, replicas=self.replicas or there.replicas or 1)
 
 
 def stream_name(shard: int) -> str:
@@ -62,7 +67,7 @@ def stream_config(shard: int, settings: StreamSettings) -> dict[str, Any]:
         "retention": "limits",
         "discard": "new",
         "storage": "file",
-        "num_replicas": settings.replicas,
+        "num_replicas": settings.replicas or 1,
         "max_age": settings.max_age_seconds * _SECOND,
         "max_bytes": settings.max_bytes,
         "max_msgs": -1,
@@ -83,7 +88,7 @@ def stream_config(shard: int, settings: StreamSettings) -> dict[str, Any]:
         "deny_delete": False,
         # No subject_delete_marker_ttl: markers of expired inputs would come to agents as inputs.
         "republish": {"src": f"{ROOT}.{shard}.>", "dest": f"{LIVE}{ROOT}.{shard}.>"},
-        "metadata": {"orchestrator_free.shards": str(settings.shards), "orchestrator_free.wire": WIRE},
+        "metadata": {"orchestrator_free.shards": str(settings.shards or 1), "orchestrator_free.wire": WIRE},
     }
 
 
@@ -115,7 +120,7 @@ def timer_stream(settings: StreamSettings) -> dict[str, Any]:
         "retention": "limits",
         "discard": "old",
         "storage": "file",
-        "num_replicas": settings.replicas,
+        "num_replicas": settings.replicas or 1,
         "allow_direct": True,
         "allow_rollup_hdrs": True,
         "allow_msg_ttl": True,
@@ -130,7 +135,7 @@ def object_stream(settings: StreamSettings) -> dict[str, Any]:
         "description": "orchestrator-free: files and large runs",
         "subjects": [f"$O.{OBJECT_BUCKET}.C.>", f"$O.{OBJECT_BUCKET}.M.>"],
         "storage": "file",
-        "num_replicas": settings.replicas,
+        "num_replicas": settings.replicas or 1,
         "max_age": settings.max_age_seconds * _SECOND,
         "discard": "new",
         "allow_direct": True,

@@ -58,16 +58,17 @@ class Streams:
         """
         first = await self._find(contract.stream_name(0))
         found = None if first is None else _settings_of(first["config"])
-        wanted = settings or found or contract.StreamSettings()
-        self._replicas = (found or wanted).replicas
+        wanted = (settings or found or contract.StreamSettings()).beside(found)
+        shards, self._replicas = wanted.shards or 1, wanted.replicas or 1
+        asked = ("num_replicas",) if settings and settings.replicas else ()
         streams: list[tuple[dict[str, Any], tuple[str, ...]]]
-        streams = [(contract.stream_config(shard, wanted), contract.STRUCTURE) for shard in range(wanted.shards)]
+        streams = [(contract.stream_config(shard, wanted), contract.STRUCTURE) for shard in range(shards)]
         streams += [(self._presence(), _PRESENCE_FIELDS), (contract.object_stream(wanted), _OBJECT_FIELDS)]
         streams.insert(0, (contract.timer_stream(wanted), _TIMER_FIELDS))  # the shards take from it
-        missing = [(config, fields) for config, fields in streams if not await self._is_there(config, fields)]
+        missing = [(config, fields) for config, fields in streams if not await self._is_there(config, fields + asked)]
         for config, fields in missing:  # only when nothing differs
             await self._create(config, fields)
-        return wanted.shards
+        return shards
 
     def _on_reconnect(self) -> None:
         """A broker that was started again has no memory streams: make the one of presence anew."""
