@@ -54,7 +54,10 @@ agent.main()
 
 
 #: the tests that start clusters; one worker has them, lest two clusters compete
-CLUSTERS = ("chaos/test_cluster", "chaos/test_timers", "chaos/test_coordination_cluster", "chaos/test_state")
+CLUSTERS = (
+    "chaos/test_cluster", "chaos/test_rolling", "chaos/test_shards", "chaos/test_timers", "chaos/test_coordination_cluster",
+    "chaos/test_state", "deploy/test_leaf",
+)  # fmt: skip
 #: what takes longest begins first; several workers then end at about the same time
 LONG = (
     *CLUSTERS, "test_notify", "cli/test_asks", "cli/test_state", "cli/test_desk", "cli/test_serve", "cli/test_sessions",

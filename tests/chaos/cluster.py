@@ -8,7 +8,7 @@ import random
 import signal
 import socket
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from orchestrator_free.broker import connect
 from orchestrator_free.server import FREE_PORTS, EmbeddedServer, ServerSettings
@@ -27,7 +27,9 @@ STREAMS = ("SESSIONS_0", "KV_orchestrator_free_presence", "OBJ_orchestrator_free
 class Cluster:
     """Three nodes, each an `EmbeddedServer` of its own; `url` names them all, `url_of` one."""
 
-    def __init__(self, folder: Path, *, nodes: tuple[str, ...] = NODES) -> None:
+    def __init__(
+        self, folder: Path, *, nodes: tuple[str, ...] = NODES, durability: Literal["fsync", "interval"] = "interval"
+    ) -> None:
         ports = free_ports(len(nodes) * 2)
         routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports[: len(nodes)])
         self.nodes: dict[str, EmbeddedServer] = {}
@@ -35,7 +37,12 @@ class Cluster:
             extra = f'server_name: {node}\ncluster {{ name: chaos, listen: "127.0.0.1:{route}", routes: [{routes}] }}\n'
             self.nodes[node] = EmbeddedServer(
                 ServerSettings(
-                    data=folder / node, port=port, extra=extra, max_file_store=1 << 30, start_seconds=START_SECONDS
+                    data=folder / node,
+                    port=port,
+                    extra=extra,
+                    max_file_store=1 << 30,
+                    start_seconds=START_SECONDS,
+                    durability=durability,
                 )
             )
 
@@ -107,9 +114,9 @@ class Cluster:
 
 
 @contextmanager
-def running_cluster(folder: Path) -> Iterator[Cluster]:
+def running_cluster(folder: Path, **options: Any) -> Iterator[Cluster]:
     """Run a cluster around synchronous code, such as the rest of a pytest fixture."""
-    cluster = Cluster(folder)
+    cluster = Cluster(folder, **options)
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         try:
             runner.run(cluster.start())
