@@ -18,9 +18,9 @@ import pytest
 
 from orchestrator_free import contract
 from orchestrator_free.binary import find_binary
-from orchestrator_free.broker import Broker, connect
+from orchestrator_free.broker import Broker, connect, stream_settings
 from orchestrator_free.contract import StreamSettings
-from orchestrator_free.errors import BrokerError, BrokerUnreachable, ConfigMismatch, PermissionDenied
+from orchestrator_free.errors import BrokerError, BrokerUnreachable, ConfigMismatch, InvalidInput, PermissionDenied
 from orchestrator_free.jetstream import Log, Wire, WireOptions
 from orchestrator_free.server import EmbeddedServer, ServerSettings
 
@@ -171,6 +171,52 @@ async def test_another_number_of_shards_is_refused(wire: Wire, there: int, asked
         await Log(wire).ensure(StreamSettings(shards=asked))
 
     assert await configurations(wire) == before
+
+
+@pytest.mark.parametrize("asked", [StreamSettings(replicas=3), StreamSettings(shards=2, replicas=3)])
+async def test_another_number_of_replicas_is_refused(wire: Wire, asked: StreamSettings) -> None:
+    """Who asks for three copies does not go on with one: the error names the stream and what it has."""
+    await Log(wire).ensure(StreamSettings(shards=2))
+    before = await configurations(wire)
+
+    with pytest.raises(ConfigMismatch, match="num_replicas: wanted 3, found 1"):
+        await Log(wire).ensure(asked)
+
+    assert await configurations(wire) == before
+
+
+async def test_settings_that_leave_the_shards_open_take_those_that_are_there(wire: Wire) -> None:
+    """What is not said is as it is; another stream that is missing is made to fit."""
+    await Log(wire).ensure(StreamSettings(shards=2))
+    await wire.api("STREAM.DELETE.SESSIONS_1")
+    log = Log(wire)
+
+    await log.ensure(StreamSettings(replicas=1))
+
+    assert log.shards == 2
+    assert (await configurations(wire))["SESSIONS_1"]["metadata"]["orchestrator_free.shards"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("environment", "settings"),
+    [
+        ({}, None),
+        ({"ORCHESTRATOR_FREE_SHARDS": "4"}, StreamSettings(shards=4)),
+        ({"ORCHESTRATOR_FREE_SHARDS": "", "ORCHESTRATOR_FREE_REPLICAS": "3"}, StreamSettings(replicas=3)),
+    ],
+)
+def test_the_environment_says_how_streams_are_made(
+    environment: dict[str, str], settings: StreamSettings | None
+) -> None:
+    """Whoever comes first, a gateway or an agent, makes them alike."""
+    assert stream_settings(environment) == settings
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "1025", "many", "1.5", "²"])
+def test_a_number_of_shards_that_is_none_is_refused(wrong: str) -> None:
+    """With the variable's name and what it may be."""
+    with pytest.raises(InvalidInput, match=r"ORCHESTRATOR_FREE_SHARDS=.*expected a number from 1 to 1024"):
+        stream_settings({"ORCHESTRATOR_FREE_SHARDS": wrong})
 
 
 async def test_replicas_at_a_single_server_are_refused_at_once(wire: Wire) -> None:
