@@ -152,7 +152,7 @@ def audit_stream(settings: StreamSettings) -> dict[str, Any]:
         "retention": "limits",
         "discard": "old",
         "storage": "file",
-        "num_replicas": settings.replicas,
+        "num_replicas": settings.replicas or 1,
         "max_age": settings.audit_age_seconds * _SECOND,
         "max_bytes": settings.audit_bytes,
         "max_msg_size": 8192,
