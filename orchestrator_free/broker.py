@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypedDict, Unpack
 
 from orchestrator_free import contract
 from orchestrator_free.errors import InvalidInput
@@ -38,50 +38,58 @@ def stream_settings(environment: Mapping[str, str] = os.environ) -> contract.Str
     return contract.StreamSettings(**found) if found else None
 
 
+class Access(TypedDict, total=False):
+    """How to authenticate at a broker and how to trust it; see `connect`."""
+
+    credentials: Path | None
+    nkey_seed: Path | None
+    token: str | None
+    ca: Path | None
+    certificate: Path | None
+    key: Path | None
+
+
+@asynccontextmanager
+async def wired(
+    url: str = DEFAULT_URL, *, member: str = "service", inbox_prefix: str | None = None, **access: Unpack[Access]
+) -> AsyncIterator[Wire]:
+    """Connect to a broker without looking at what is there; see `connect` for the rest."""
+    check_name("member", member)
+    inbox = inbox_prefix or f"_INBOX.{member}"
+    wire = await Wire.connect(WireOptions(url=url, name=f"orchestrator-free {member}", inbox_prefix=inbox, **access))
+    try:
+        yield wire
+    finally:
+        await wire.close()
+
+
 @asynccontextmanager
 async def connect(
     url: str = DEFAULT_URL,
     *,
     member: str = "service",
-    credentials: Path | None = None,
-    nkey_seed: Path | None = None,
-    token: str | None = None,
-    ca: Path | None = None,
-    certificate: Path | None = None,
-    key: Path | None = None,
     inbox_prefix: str | None = None,
     settings: contract.StreamSettings | None = None,
+    **access: Unpack[Access],
 ) -> AsyncIterator[Broker]:
     """Connect to a broker as a member; streams are created if they are missing, checked if they are not.
 
     Args:
         url: `nats://host:port`, several separated by commas.
         member: the name this process publishes under.
-        credentials: a `.creds` file; nkey_seed, token: other ways to authenticate.
-        nkey_seed: a file with an nkey seed.
-        token: a shared token.
-        ca: PEM file to verify the broker against.
-        certificate: PEM file of this client.
-        key: its private key.
         inbox_prefix: where replies come; `_INBOX.<member>` unless the account scopes inboxes otherwise.
         settings: for the creation of the streams; those that are there must agree with what it says.
+        access: `credentials`, a `.creds` file; `nkey_seed`, a file with an nkey seed; `token`, a shared token; `ca`, a
+            PEM file to verify the broker against; `certificate` and `key`, PEM files of this client.
 
     Raises:
         BrokerUnreachable: nobody answers at the address.
         ConfigMismatch: the streams exist with another structure.
     """
-    check_name("member", member)
-    options = WireOptions(
-        url=url, name=f"orchestrator-free {member}", credentials=credentials, nkey_seed=nkey_seed, token=token, ca=ca,
-        certificate=certificate, key=key, inbox_prefix=inbox_prefix or f"_INBOX.{member}",
-    )  # fmt: skip
-    wire = await Wire.connect(options)
-    try:
+    async with wired(url, member=member, inbox_prefix=inbox_prefix, **access) as wire:
         log = Log(wire)
         await log.ensure(settings)
         yield Broker(log, member)
-    finally:
-        await wire.close()
 
 
 @dataclass(frozen=True, slots=True)

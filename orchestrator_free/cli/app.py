@@ -9,7 +9,20 @@ import orjson
 import typer
 
 from orchestrator_free.broker import DEFAULT_URL
-from orchestrator_free.cli import asks, branches, control, desk, floor, notify, presence, serve, state, synadia, token
+from orchestrator_free.cli import (
+    asks,
+    branches,
+    control,
+    desk,
+    floor,
+    notify,
+    operations,
+    presence,
+    serve,
+    state,
+    synadia,
+    token,
+)
 from orchestrator_free.cli.options import (
     AsJson,
     Ca,
@@ -58,6 +71,7 @@ app.command("brief", rich_help_panel="Floor")(floor.brief)
 for _presence in (presence.presence, presence.away, presence.back):
     app.command(_presence.__name__, rich_help_panel="Presence")(_presence)
 app.command("tools", rich_help_panel="State")(state.tools)
+operations.register(app)
 app.add_typer(state.state_app, name="state", rich_help_panel="State")
 app.add_typer(token.token_app, name="token", rich_help_panel="Identity")
 app.add_typer(synadia.synadia_app, name="synadia", rich_help_panel="Bridges")

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator_free import loop
-from orchestrator_free.broker import DEFAULT_URL, Broker, connect, stream_settings
+from orchestrator_free.broker import DEFAULT_URL, Broker, connect, stream_settings, wired
 from orchestrator_free.cli.render import clean
 from orchestrator_free.contract import StreamSettings
 from orchestrator_free.errors import (
@@ -26,6 +26,7 @@ from orchestrator_free.errors import (
     OrchestratorFreeError,
     SessionNotFound,
 )
+from orchestrator_free.jetstream import Wire
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -86,6 +87,12 @@ class Reach:
             url or self.url, member=member, credentials=self.credentials, nkey_seed=self.nkey, token=self.token,
             ca=self.ca, settings=settings or stream_settings(),
         )  # fmt: skip
+
+    def wire(self, member: str = "operator") -> AbstractAsyncContextManager[Wire]:
+        """Connect without looking at what is there, and without making what is not."""
+        return wired(
+            self.url, member=member, credentials=self.credentials, nkey_seed=self.nkey, token=self.token, ca=self.ca
+        )
 
 
 reach = Reach()

@@ -2,6 +2,7 @@
 
 from orchestrator_free.contract.consumers import (
     ACK_WAIT_SECONDS,
+    CREATED,
     SERVICE_ACK_WAIT_SECONDS,
     agent_consumer,
     agent_consumer_name,
@@ -41,6 +42,7 @@ from orchestrator_free.contract.streams import (
 __all__ = (
     "ACK_WAIT_SECONDS",
     "AUDIT",
+    "CREATED",
     "LEADER_ELECTED",
     "OBJECT_BUCKET",
     "PRESENCE_BUCKET",

@@ -11,6 +11,8 @@ from orchestrator_free.subjects import ALL, KINDS, ROOT, check_name, input_filte
 ACK_WAIT_SECONDS: Final = 8
 #: an event is delivered to a service again when it was not acknowledged for this long
 SERVICE_ACK_WAIT_SECONDS: Final = 30
+#: metadata of a consumer that was restored from a backup: when it was first made, RFC 3339
+CREATED: Final = "orchestrator_free.created"
 _SECOND: Final = 1_000_000_000
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import orjson
 import structlog
 
+from orchestrator_free import contract
 from orchestrator_free.errors import BrokerError, BrokerTimeout
 from orchestrator_free.jetstream.messages import Message, is_copy
 from orchestrator_free.jetstream.wire import Wire
@@ -92,7 +93,7 @@ class PullConsumer:
     """A durable consumer of one stream, created if it is missing; iterate over it for deliveries.
 
     Iterate with `async for delivery in consumer`; `places` bounds how many deliveries are waiting or asked for here,
-    and nothing is asked for before the iteration goes on. `created` is when the consumer was made, RFC 3339.
+    and nothing is asked for before the iteration goes on. `created` is when the consumer was first made, RFC 3339.
     """
 
     def __init__(self, wire: Wire, stream: str, config: dict[str, Any], *, places: int) -> None:
@@ -121,7 +122,8 @@ class PullConsumer:
             BrokerError: it exists with a configuration that cannot be changed to this one.
         """
         try:
-            self.created = str((await self._info() or await self._create())["created"])
+            found = await self._info() or await self._create()
+            self.created = str(found["config"].get("metadata", {}).get(contract.CREATED, found["created"]))
         except BrokerError as error:
             if isinstance(error, BrokerTimeout):
                 raise
@@ -138,6 +140,8 @@ class PullConsumer:
         start = ("deliver_policy", "opt_start_seq", "opt_start_time")
         same = all(_alike(found["config"].get(name), want) for name, want in self._config.items() if name not in start)
         self._config |= {name: found["config"][name] for name in start if name in found["config"]}
+        if since := found["config"].get("metadata", {}).get(contract.CREATED):
+            self._config["metadata"] = self._config.get("metadata", {}) | {contract.CREATED: since}
         return found if same else None
 
     async def _create(self) -> dict[str, Any]:

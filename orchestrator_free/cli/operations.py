@@ -1,0 +1,15 @@
+"""The commands of who operates an installation."""
+
+from __future__ import annotations
+
+import typer
+
+from orchestrator_free.cli import backup
+
+_PANEL = "Operations"
+
+
+def register(app: typer.Typer) -> None:
+    """Add them to the command line."""
+    app.command("backup", rich_help_panel=_PANEL)(backup.backup)
+    app.command("restore", rich_help_panel=_PANEL)(backup.restore_)
