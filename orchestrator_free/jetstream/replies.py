@@ -85,6 +85,7 @@ class ConsumerState:
         pending: messages not delivered yet. unacknowledged: delivered, not acknowledged. redelivered: of those, again.
         delivered: deliveries so far, repeated ones included; any delivery moves it.
         floor: everything up to this sequence of the stream is acknowledged.
+        reached: what matches up to this sequence of the stream was delivered at least once.
     """
 
     name: str
@@ -96,6 +97,7 @@ class ConsumerState:
     redelivered: int
     delivered: int
     floor: int
+    reached: int
 
     @property
     def outstanding(self) -> int:
@@ -110,4 +112,5 @@ class ConsumerState:
         return cls(
             info["name"], info["created"], tuple(filters), info["ts"], info["num_pending"], info["num_ack_pending"],
             info["num_redelivered"], info["delivered"]["consumer_seq"], info["ack_floor"]["stream_seq"],
+            info["delivered"]["stream_seq"],
         )  # fmt: skip

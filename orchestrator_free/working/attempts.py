@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
 
@@ -227,6 +228,17 @@ class Attempts:
 
     async def _call(self, run: Run) -> None:
         await self._handler(run)
+
+    def told(self) -> dict[str, Any]:
+        """Return what the process tells of itself: its counters, and how the runs at work stand now."""
+        writers = [writer for writer, _ in self._open.values()]
+        asking = [waits["since"] for writer in writers if (waits := writer.fold.waiting) is not None and waits["ask"]]
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(min(asking))).total_seconds() if asking else 0.0
+        return {
+            **self.stats.snapshot(),
+            "stalled_now": sum(writer.stalled for writer in writers),
+            "asking": {"runs": len(asking), "seconds": round(max(0.0, seconds), 3)},
+        }
 
     async def watch(self) -> None:
         """Say of runs that write nothing for long that they are stalled; runs until cancelled."""

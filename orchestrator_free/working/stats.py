@@ -25,7 +25,7 @@ class Histogram:
 
 
 class AgentStats:
-    """Counters of one process, since it started."""
+    """Counters of one process, since it started; and `active`, the runs at work now."""
 
     def __init__(self) -> None:
         self.attempts = 0

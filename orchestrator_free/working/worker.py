@@ -165,7 +165,7 @@ class Worker:
     async def _announce(self) -> None:
         about = {
             "agent": self._name, "instance": self._instance, "host": socket.gethostname(), "pid": os.getpid(),
-            "runs": len(self._runs), "stats": self.attempts.stats.snapshot(),
+            "runs": len(self._runs), "places": self._settings.concurrency, "stats": self.attempts.told(),
         }  # fmt: skip
         await self._broker.log.announce(self._presence_key, orjson.dumps(about))
 

@@ -193,7 +193,7 @@ async def test_clients_that_come_and_go_leave_nothing_behind(
             if number % 3:
                 await eventually(lambda: feed.body or feed.end)
     channel = gateway.hub.hot(pen.session)
-    await eventually(lambda: channel.clients == 0)
+    await eventually(lambda: not channel._clients)
     await eventually(lambda: gateway.server.connections <= 1)
     assert channel._groups == {}
     assert channel._behind == set()
