@@ -18,8 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator_free import connect, contract
 from orchestrator_free.errors import InvalidInput
-from orchestrator_free.lag import LagRow, Replica, lag_table, survey
+from orchestrator_free.lag import Lag, LagRow, Replica, lag_table, survey
 from orchestrator_free.metrics import GatewayMetrics, Metrics, serve_lag
+from orchestrator_free.metrics.families import agents_now, stream_families
 from orchestrator_free.monitor import Monitor
 from orchestrator_free.server import EmbeddedServer, ServerSettings
 from orchestrator_free.tally import AgentTally, Names
@@ -453,3 +454,83 @@ async def test_a_real_prometheus_sees_a_stopped_agent_fall_behind_and_catch_up(
         await reaches(f'{P}agent_offline{{agent="worker"}}', lambda value: value == 0)
         await reaches(f'{P}agent_runs_finished_total{{agent="worker",status="done"}}', lambda value: value == 3)
         print(f"\nseconds behind as Prometheus saw it: {first:.1f}, {second:.1f}, then 0")
+
+
+# -- how many replicas are needed -----------------------------------------------------------------------------------
+
+
+def lag_of(waiting: int, in_work: int = 0) -> Lag:
+    return Lag("SESSIONS_0", "agent-a", "a", 1, waiting, in_work, 0, 0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "in_work", "replicas", "wanted"),
+    [
+        (0, 0, [], 0),  # nothing is owed: scale to zero
+        (1, 0, [], 1),
+        (33, 0, [], 3),  # nobody says how many places a replica has: 16
+        (0, 3, [], 1),  # begun, and their process is gone
+        (0, 4, [(4, 4)], 1),  # full, and nothing waits
+        (1, 4, [(4, 4)], 2),
+        (8, 8, [(4, 4), (4, 4)], 4),
+        (0, 1, [(4, 1), (4, 0)], 1),  # one would do
+        (0, 0, [(4, 0)], 0),
+        (5, 0, [("odd", "odd")], 1),  # nonsense counts as what is usual
+    ],
+)
+def test_desired_replicas_are_what_waits_and_is_at_work(
+    waiting: int, in_work: int, replicas: list[tuple[Any, Any]], wanted: int
+) -> None:
+    """Places that are needed, in replicas; at least one while anything is owed."""
+    living = [
+        Replica("a", f"p{number}", {"places": places, "stats": {"active": active}})
+        for number, (places, active) in enumerate(replicas)
+    ]
+    lags = [lag_of(waiting, in_work)]
+
+    assert agents_now(lags, living, Names())["a"].desired == wanted
+
+
+@pytest.mark.slow
+async def test_runs_that_stall_and_runs_that_ask_are_told_apart(ann: Broker, programs: Any, eventually: Any) -> None:
+    """Replicas say how many of their runs write nothing, how many wait for people, and for how long."""
+    session = ann.session("s1")
+    await session.create()
+    metrics = Metrics(ann)
+    programs.agent("quiet", 'await run.text("a")\nawait asyncio.sleep(60)', stall_seconds=0.5, concurrency=3)
+    programs.agent("asker", 'await run.approve("Go on?", to=["ann"])', stall_seconds=0.5)
+    await session.send("hello", to=["quiet", "asker"])
+    await eventually(lambda: _polled(metrics, "agent_runs_stalled_now{agent=quiet}", 1.0))
+    await eventually(lambda: _polled(metrics, "agent_runs_asking{agent=asker}", 1.0))
+    found = shown(metrics)
+    assert found["agent_runs_stalled_now{agent=asker}"] == 0
+    assert found["agent_runs_asking{agent=quiet}"] == 0
+    assert 0 < found["agent_longest_asking_seconds{agent=asker}"] < 60
+    assert found["agent_desired_replicas{agent=quiet}"] == 1
+
+    (ask,) = (await session.view())["asks"]
+    await session.asks.answer(ask["ask"], "approve")
+    await eventually(lambda: _polled(metrics, "agent_runs_asking{agent=asker}", 0.0))
+
+
+def test_a_replicated_stream_tells_its_copies_and_one_without_a_leader_does_not_hide_the_others() -> None:
+    """Copies that are current, the lag of the last one; of a stream that nobody answers for, only that it has none."""
+    followers = [{"name": "n2", "current": True, "lag": 0}, {"name": "n3", "current": False, "lag": 42}]
+    info = {
+        "config": {"name": "SESSIONS_0", "num_replicas": 3, "max_bytes": 1000},
+        "state": {"messages": 1, "bytes": 10, "first_seq": 1, "last_seq": 1, "consumer_count": 0},
+        "cluster": {"leader": "n1", "replicas": followers},
+    }
+    families = {family.name: family for family in stream_families({"SESSIONS_0": info, "SESSIONS_1": None})}
+    values = {
+        (name.removeprefix(f"{P}stream_"), sample.labels["stream_name"]): sample.value
+        for name, family in families.items()
+        for sample in family.samples
+    }
+
+    assert values["leader", "SESSIONS_0"] == 1
+    assert values["leader", "SESSIONS_1"] == 0
+    assert (values["replicas", "SESSIONS_0"], values["replicas_current", "SESSIONS_0"]) == (3, 2)
+    assert values["replica_lag", "SESSIONS_0"] == 42
+    assert values["max_bytes", "SESSIONS_0"] == 1000
+    assert ("last_seq", "SESSIONS_1") not in values
