@@ -43,6 +43,7 @@ class Part(_Document):
     """A part of a run; unknown types pass."""
 
     type: str
+    by: str | None = Field(None, description="the sub-agent inside the run that wrote it: id of a `subagent` part")
 
 
 class TextPart(_Document):
@@ -52,6 +53,7 @@ class TextPart(_Document):
     part: str
     text: str
     open: bool = Field(False, description="more may come")
+    by: str | None = None
 
 
 class ReasoningPart(TextPart):
@@ -73,6 +75,7 @@ class ToolPart(_Document):
     started: str | None = None
     seconds: float | None = None
     text: str | None = Field(None, description="its input as far as the model has written it")
+    by: str | None = None
 
 
 class OtherPart(_Document):

@@ -198,7 +198,8 @@ class Author:
         if any(found.get("part") == part and not found.get("open") for found in open_parts.values()):
             desk.parts += 3
             part = f"{kind}-{desk.parts}"
-        self.write(desk, {"type": f"{kind}.delta", "part": part, "text": word}, gap=1 + number % 2)
+        by = {"by": word} if number > 3 else {}
+        self.write(desk, {"type": f"{kind}.delta", "part": part, "text": word} | by, gap=1 + number % 2)
 
     def step(self, name: str, place: int, number: int, word: str, value: Any) -> None:
         """Do one thing; what cannot happen now does not."""
@@ -292,7 +293,8 @@ class Author:
             case "tool.input.delta":
                 self.write(desk, {"type": name, "tool": "search", "text": word} | call)
             case "tool.input":
-                self.write(desk, {"type": name, "tool": "search", "input": value} | call)
+                by = {"by": word} if number % 2 else {}
+                self.write(desk, {"type": name, "tool": "search", "input": value} | call | by)
             case "tool.output":
                 self.write(desk, {"type": name, "output": value, "preliminary": number > 3} | call)
             case "tool.error":

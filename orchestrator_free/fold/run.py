@@ -215,13 +215,21 @@ def _delta(kind: str) -> Handler:
             raise _Senseless
         part = run.parts.get(prefix + name)
         if part is None:
-            run.parts[prefix + name] = {"type": kind, "part": name, "text": _Pieces([text]), "open": True}
+            run.parts[prefix + name] = {"type": kind, "part": name, "text": _Pieces([text]), "open": True, **_by(body)}
         elif type(part["text"]) is _Pieces:
             part["text"].append(text)
         else:
             raise _Senseless  # the part is closed
 
     return apply
+
+
+def _by(body: Body) -> dict[str, str]:
+    """Which sub-agent inside the run opened a part, if one did."""
+    by = body.get("by")
+    if by is not None and type(by) is not str:
+        raise _Senseless
+    return {} if by is None else {"by": by}
 
 
 def _end(kind: str) -> Handler:
@@ -243,7 +251,7 @@ def _call(run: RunFold, body: Body, time: str) -> dict[str, Any]:
     """Return the part of a tool call; the first event of a call opens it."""
     fresh = {
         "type": "tool", "call": body["call"], "tool": body.get("tool", ""), "status": "running", "input": None,
-        "output": None, "error": None, "started": time, "seconds": None,
+        "output": None, "error": None, "started": time, "seconds": None, **_by(body),
     }  # fmt: skip
     return run.parts.setdefault(f"tool {body['call']}", fresh)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from orchestrator_free.vocabulary.base import Count, Payload, RunRef
+
+#: what a framework runs inside one run is no member: it writes in the run's name, and its parts say so
+By = Annotated[str | None, Field(description="the sub-agent inside the run that opens the part: a `subagent`'s id")]
 
 
 class RunStarted(Payload):
@@ -45,6 +48,7 @@ class TextDelta(Payload):
     type: Literal["text.delta"] = "text.delta"
     part: str
     text: str
+    by: By = None
 
 
 class TextEnd(Payload):
@@ -60,6 +64,7 @@ class ReasoningDelta(Payload):
     type: Literal["reasoning.delta"] = "reasoning.delta"
     part: str
     text: str
+    by: By = None
 
 
 class ReasoningEnd(Payload):
@@ -76,6 +81,7 @@ class ToolInputDelta(Payload):
     call: str
     tool: str
     text: str
+    by: By = None
 
 
 class ToolInput(Payload):
@@ -85,6 +91,7 @@ class ToolInput(Payload):
     call: str
     tool: str
     input: Any = None
+    by: By = None
 
 
 class ToolOutput(Payload):
@@ -111,6 +118,7 @@ class Source(Payload):
     id: str
     url: str | None = None
     title: str | None = None
+    by: By = None
 
 
 class File(Payload):
@@ -132,6 +140,7 @@ class Data(Payload):
     id: str | None = None
     data: Any = None
     transient: bool = False
+    by: By = None
 
 
 class Usage(Payload):

@@ -157,6 +157,11 @@ class Run:
         await self._active.going.wait()
         await self._write_text(event)
 
+    async def part(self) -> str:
+        """Close what `text` or `reasoning` have open; return a name for a part to `emit` that no other one has."""
+        await self._close_part()
+        return self._next()
+
     async def _close_part(self) -> None:
         if self._open is not None:
             (kind, part), self._open = self._open, None
@@ -183,12 +188,8 @@ class Run:
     async def data(self, name: str, data: Any, *, id: str | None = None, transient: bool = False) -> None:
         """Write structured output; the same name and id replaces, transient output is shown but not kept."""
         await self._close_part()
-        body = {"type": "data", "name": name, "data": data}
-        if id is not None:
-            body["id"] = id
-        if transient:
-            body["transient"] = True
-        await self.emit(body)
+        more = ({} if id is None else {"id": id}) | ({"transient": True} if transient else {})
+        await self.emit({"type": "data", "name": name, "data": data, **more})
 
     async def file(self, name: str, content: bytes, *, media_type: str = "application/octet-stream") -> None:
         """Store a file with the session and show it."""
@@ -319,14 +320,13 @@ class Run:
                 same agent is at work on the same words for this run.
         """
         self._children += 1
+        refused = f"{self.agent} may not delegate to {agent}"
         if self.input.depth >= MAX_DEPTH:
-            raise RunError(f"{self.agent} may not delegate to {agent}: {MAX_DEPTH} delegations deep already")
+            raise RunError(f"{refused}: {MAX_DEPTH} delegations deep already")
         if self._children > MAX_CHILDREN:
-            raise RunError(f"{self.agent} may not delegate to {agent}: {MAX_CHILDREN} delegations in one run already")
+            raise RunError(f"{refused}: {MAX_CHILDREN} delegations in one run already")
         if await self._is_circle(agent, text, data):
-            raise RunError(
-                f"{self.agent} may not delegate to {agent}: {agent} is at work on the same already, a circle"
-            )
+            raise RunError(f"{refused}: {agent} is at work on the same already, a circle")
         chosen = id or f"{self.id[:16]}-{self._children}"
         parent = {"agent": self.agent, "run": self.id}
         sent = await self.session.send(

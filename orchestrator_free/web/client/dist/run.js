@@ -144,18 +144,25 @@ function started(run, body, _sequence, time) {
 }
 function delta(kind) {
     return (run, body) => {
-        if (!isText(body["part"]) || !isText(body["text"]))
+        if (!isText(body["part"]) || !isText(body["text"]) || !isBy(body["by"]))
             return false;
         const key = `${kind} ${body["part"]}`;
         const part = run.parts.get(key);
         if (part === undefined)
-            run.parts.set(key, { type: kind, part: body["part"], text: body["text"], open: true });
+            run.parts.set(key, { type: kind, part: body["part"], text: body["text"], open: true, ...by(body) });
         else if (part["open"])
             part["text"] += body["text"];
         else
             return false; // the part is closed
         return true;
     };
+}
+/** Which sub-agent inside the run opened a part, if one did. */
+function by(body) {
+    return isText(body["by"]) ? { by: body["by"] } : {};
+}
+function isBy(value) {
+    return value === undefined || value === null || isText(value);
 }
 function end(kind) {
     return (run, body) => {
@@ -174,14 +181,14 @@ function call(run, body, time) {
     if (part === undefined) {
         part = {
             type: "tool", call: body["call"], tool: body["tool"] ?? "", status: "running", input: null, output: null,
-            error: null, started: time, seconds: null,
+            error: null, started: time, seconds: null, ...by(body),
         };
         run.parts.set(key, part);
     }
     return part;
 }
 function toolInputDelta(run, body, _sequence, time) {
-    if (!isText(body["call"]) || !isText(body["tool"]) || !isText(body["text"]))
+    if (!isText(body["call"]) || !isText(body["tool"]) || !isText(body["text"]) || !isBy(body["by"]))
         return false;
     const part = call(run, body, time);
     if (!part["open"])
@@ -190,7 +197,7 @@ function toolInputDelta(run, body, _sequence, time) {
     return true;
 }
 function toolInput(run, body, _sequence, time) {
-    if (!isText(body["call"]) || !isText(body["tool"]))
+    if (!isText(body["call"]) || !isText(body["tool"]) || !isBy(body["by"]))
         return false;
     const part = call(run, body, time);
     delete part["text"];

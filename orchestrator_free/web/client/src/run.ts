@@ -158,14 +158,23 @@ function started(run: RunFold, body: Body, _sequence: number, time: string): boo
 
 function delta(kind: string): Handler {
   return (run, body) => {
-    if (!isText(body["part"]) || !isText(body["text"])) return false;
+    if (!isText(body["part"]) || !isText(body["text"]) || !isBy(body["by"])) return false;
     const key = `${kind} ${body["part"]}`;
     const part = run.parts.get(key);
-    if (part === undefined) run.parts.set(key, { type: kind, part: body["part"], text: body["text"], open: true });
+    if (part === undefined) run.parts.set(key, { type: kind, part: body["part"], text: body["text"], open: true, ...by(body) });
     else if (part["open"]) part["text"] += body["text"];
     else return false; // the part is closed
     return true;
   };
+}
+
+/** Which sub-agent inside the run opened a part, if one did. */
+function by(body: Body): { by?: string } {
+  return isText(body["by"]) ? { by: body["by"] } : {};
+}
+
+function isBy(value: unknown): boolean {
+  return value === undefined || value === null || isText(value);
 }
 
 function end(kind: string): Handler {
@@ -184,7 +193,7 @@ function call(run: RunFold, body: Body, time: string): Part {
   if (part === undefined) {
     part = {
       type: "tool", call: body["call"], tool: body["tool"] ?? "", status: "running", input: null, output: null,
-      error: null, started: time, seconds: null,
+      error: null, started: time, seconds: null, ...by(body),
     };
     run.parts.set(key, part);
   }
@@ -192,7 +201,7 @@ function call(run: RunFold, body: Body, time: string): Part {
 }
 
 function toolInputDelta(run: RunFold, body: Body, _sequence: number, time: string): boolean {
-  if (!isText(body["call"]) || !isText(body["tool"]) || !isText(body["text"])) return false;
+  if (!isText(body["call"]) || !isText(body["tool"]) || !isText(body["text"]) || !isBy(body["by"])) return false;
   const part = call(run, body, time);
   if (!part["open"]) Object.assign(part, { text: "", open: true });
   part["text"] += body["text"];
@@ -200,7 +209,7 @@ function toolInputDelta(run: RunFold, body: Body, _sequence: number, time: strin
 }
 
 function toolInput(run: RunFold, body: Body, _sequence: number, time: string): boolean {
-  if (!isText(body["call"]) || !isText(body["tool"])) return false;
+  if (!isText(body["call"]) || !isText(body["tool"]) || !isBy(body["by"])) return false;
   const part = call(run, body, time);
   delete part["text"];
   close(part);

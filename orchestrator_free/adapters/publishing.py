@@ -1,0 +1,201 @@
+"""Publishing: a framework's stream, put into a run as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+
+from orchestrator_free.adapters.sheet import ToolUse
+from orchestrator_free.adapters.translation import SourceFailed, Translation
+from orchestrator_free.errors import OrchestratorFreeError, TooLarge
+from orchestrator_free.events import Body, encode
+from orchestrator_free.working.run import Run
+
+_log = structlog.get_logger("orchestrator_free.adapters")
+
+#: what a framework may take to close its stream when a run is cancelled
+_CLOSE_SECONDS: Final = 5.0
+#: packages whose errors may quote a request, and with it a key
+_QUOTING: Final = frozenset({"openai", "anthropic", "httpx", "httpx2", "httpcore", "httpcore2", "h11", "aiohttp"})
+
+Steer = Callable[[str], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a stream came to.
+
+    Attributes:
+        text: the answer. output: the framework's own result, the text where it has none.
+        usage: what this stream used, e.g. `input_tokens`. stop: why the model stopped, in the framework's word.
+        calls: tool calls that the framework leaves to the caller; see `call_tools`.
+        messages: what was added to the conversation, in the framework's own form: the next request repeats it.
+        pending: what the framework waits for people with, where `publish` was not told how to go on.
+        skipped: how many events of which type have no word here.
+    """
+
+    text: str
+    output: Any
+    usage: dict[str, float]
+    stop: str = ""
+    calls: list[ToolUse] = field(default_factory=list)
+    messages: list[Any] = field(default_factory=list)
+    pending: list[Any] = field(default_factory=list)
+    skipped: dict[str, int] = field(default_factory=dict)
+
+
+async def publish(
+    run: Run, source: Any, translation: Translation, *, steer: Steer | None = None, within_seconds: float | None = None
+) -> Result:
+    """Write a stream into a run until it ends; a cancelled run closes it, a paused one does not read it.
+
+    Args:
+        run: where to.
+        source: anything to iterate over asynchronously, a context manager or an awaitable that gives it.
+        translation: of its events.
+        steer: hands what people say to the framework while it works; without it `run.steers()` is left to the caller.
+        within_seconds: how long it may take.
+
+    Raises:
+        SourceFailed: the stream broke off, made no sense or took too long; what came before stays in the run.
+    """
+    translation.sheet.prefix = await run.part()
+    try:
+        await _copy(run, source, translation, steer, within_seconds)
+    except SourceFailed as failed:  # without the frames below: a log that shows variables would show what was said
+        raise failed.with_traceback(None) from failed.__cause__
+    return result_of(translation)
+
+
+async def _copy(
+    run: Run, source: Any, translation: Translation, steer: Steer | None, within_seconds: float | None
+) -> None:
+    seen = 0
+    try:
+        async with asyncio.timeout(within_seconds) as limit, _opened(source) as events:
+            async for event in _guarded(events, translation):
+                seen += 1
+                _take(translation, event, seen)
+                await _write(run, translation)
+                if steer is not None:
+                    for said in await run.steers():
+                        await steer(said.text)
+            translation.end()
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise translation.fail(f"took more than {within_seconds:g} s; {seen} events came") from None
+    translation.sheet.end_all(everybody=True)
+    await _write(run, translation)
+
+
+def result_of(translation: Translation) -> Result:
+    """Return what a translation has come to; what it skipped is told in the log."""
+    sheet = translation.sheet
+    if sheet.skipped:
+        _log.warning("events skipped", framework=translation.framework, skipped=dict(sheet.skipped))
+    output = sheet.text if translation.output is None else translation.output
+    return Result(
+        sheet.text, output, dict(sheet.usage), translation.stop, sheet.open_calls, translation.messages,
+        translation.pending, dict(sheet.skipped),
+    )  # fmt: skip
+
+
+def _take(translation: Translation, event: Any, number: int) -> None:
+    try:
+        translation.take(event)
+    except OrchestratorFreeError:
+        raise
+    except Exception as error:
+        shown = f"{type(error).__name__}: {error}" if not _quotes(error) else type(error).__name__
+        raise translation.fail(f"sent something that makes no sense as event {number} ({shown[:200]})") from error
+
+
+async def _write(run: Run, translation: Translation) -> None:
+    """Write what stands on the sheet; what is too large for one message becomes a file of the session."""
+    for body in translation.sheet.take():
+        if body["type"] == "file":
+            await _write_file(run, body)
+            continue
+        try:
+            await run.emit(body)
+        except TooLarge:
+            name = next(field for field in ("output", "input", "data") if field in body)
+            content = encode({name: body[name]})
+            file = f"{body.get('call') or body.get('name')}-{name}.json"
+            await run.file(file, content, media_type="application/json")
+            await run.emit({**body, name: {"file": file, "bytes": len(content)}})
+
+
+async def _write_file(run: Run, body: Body) -> None:
+    content = body.pop("content")
+    if content is None:
+        await run.emit(body)
+    else:
+        await run.file(body["name"], content, media_type=body["media_type"])
+
+
+async def _guarded(events: Any, translation: Translation) -> AsyncIterator[Any]:
+    """Yield a stream's events; what it raises becomes an error that people may see."""
+    seen = 0
+    try:
+        async for event in events:
+            seen += 1
+            yield event
+    except OrchestratorFreeError:
+        raise
+    except Exception as error:
+        failure = translation.fail(f"failed after {seen} events ({described(error)})")
+        raise failure from (None if _quotes(error) else error)
+
+
+def described(error: BaseException) -> str:
+    """Say what kind of error it is, and a server's status; not its words: they may repeat a key."""
+    status = getattr(error, "status_code", None)
+    return type(error).__name__ + (f", status {status}" if isinstance(status, int) else "")
+
+
+def _quotes(error: BaseException | None) -> bool:
+    """Whether an error, or one behind it, may quote what was sent to a server: then the log does not get it either."""
+    while error is not None:
+        if type(error).__module__.partition(".")[0] in _QUOTING:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@asynccontextmanager
+async def _opened(source: Any) -> AsyncIterator[Any]:
+    """Open what may be an awaitable, a context manager or just a stream; close it whatever happens."""
+    try:
+        if inspect.isawaitable(source):
+            source = await source
+        async with contextlib.AsyncExitStack() as stack:
+            if hasattr(source, "__aenter__"):
+                events = await stack.enter_async_context(source)
+            else:
+                events = source
+                stack.push_async_callback(_close, source)
+            yield events
+    except OrchestratorFreeError:
+        raise
+    except Exception as error:
+        raise SourceFailed(f"the stream failed ({described(error)})") from (None if _quotes(error) else error)
+
+
+async def _close(source: Any) -> None:
+    close = getattr(source, "aclose", None) or getattr(source, "close", None)
+    if close is None:
+        return
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            closing = close()
+            if inspect.isawaitable(closing):
+                await closing
