@@ -174,7 +174,7 @@ class Sheet:
         """A tool failed."""
         use = self._call(call, "")
         use.status = "error"
-        said = error if isinstance(error, str) else json.dumps(jsonable(error))
+        said = error if isinstance(error, str) else json.dumps(jsonable(error), sort_keys=True)
         self.bodies.append({"type": "tool.error", "call": use.call, "error": said})
 
     # -- the rest -------------------------------------------------------------------------------------------------

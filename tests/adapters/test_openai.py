@@ -239,7 +239,7 @@ async def test_a_response_with_its_tools(working: Any, client: AsyncOpenAI, mode
         ("weather", "done", {"city": "Rome"}, "Rome is sunny"),
         ("web_search", "done", {"type": "search", "query": "rome", "queries": ["rome"], "sources": None}, None),
         ("image_generation", "done", {"prompt": None}, {"file": "ig_1.png"}),
-        ("read", "error", {}, '{"type": "mcp_protocol_error", "code": 1, "message": "no"}'),
+        ("read", "error", {}, '{"code": 1, "message": "no", "type": "mcp_protocol_error"}'),
     ]
     (source,), (file,) = parts(run, "source"), parts(run, "file")
     assert (source["url"], source["title"]) == ("https://a.org", "A")
