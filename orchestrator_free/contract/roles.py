@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from orchestrator_free.contract.consumers import agent_consumer_name, control_consumer_name, service_consumer_name
+from orchestrator_free.contract.durable import DURABLE_ROOT, DURABLE_STREAM
 from orchestrator_free.contract.streams import (
     AUDIT,
     OBJECT_BUCKET,
@@ -77,6 +78,7 @@ def _consumer(name: str) -> tuple[str, ...]:
     )
 
 
+_DURABLE_CALLS: Final = ("STREAM.INFO", "STREAM.CREATE", "STREAM.MSG.GET", "STREAM.PURGE", "DIRECT.GET")
 _WRITE_OBJECTS: Final = (f"$O.{OBJECT_BUCKET}.C.*", f"$O.{OBJECT_BUCKET}.M.*")
 #: what a member may say that does work; not `meta` (which renames and deletes sessions)
 _WORKING_KINDS: Final = (
@@ -88,8 +90,10 @@ _WORKING_KINDS: Final = (
 _CORE: Final = (
     f"{ROOT}.>",
     f"{AT}{ROOT}.>",
+    f"{DURABLE_ROOT}.>",
     f"$KV.{PRESENCE_BUCKET}.>",
     *_READ,
+    *(f"$JS.API.{call}.{DURABLE_STREAM}" for call in _DURABLE_CALLS),
     *_WRITE_OBJECTS,
     f"$JS.API.STREAM.PURGE.{_OBJECT_STREAM}",
     f"$JS.API.STREAM.CREATE.{_PRESENCE_STREAM}",
@@ -115,7 +119,7 @@ ROLES: Final[dict[str, Role]] = {
     "core": Role(
         about="The gateway and the monitor: publishes for people, so it may use every member's name.",
         publish=_CORE,
-        subscribe=(*_HEAR, "$JS.EVENT.ADVISORY.>"),
+        subscribe=(*_HEAR, f"{LIVE}{DURABLE_ROOT}.>", "$JS.EVENT.ADVISORY.>"),
     ),
     "operator": Role(
         about="Operates an installation: also backup, restore, erasure and reading the audit log.",
@@ -130,7 +134,7 @@ ROLES: Final[dict[str, Role]] = {
             "$JS.SNAPSHOT.RESTORE.>",
             f"$JS.API.STREAM.PURGE.{_PRESENCE_STREAM}",
         ),
-        subscribe=(*_HEAR, "$JS.EVENT.ADVISORY.>"),
+        subscribe=(*_HEAR, f"{LIVE}{DURABLE_ROOT}.>", "$JS.EVENT.ADVISORY.>"),
     ),
     "agent": Role(
         about="An agent with all its replicas: publishes under its own name, takes its own inputs, reads all sessions.",

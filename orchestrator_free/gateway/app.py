@@ -34,6 +34,7 @@ from orchestrator_free.gateway.bodies import (
 from orchestrator_free.gateway.branches import Branches, send_placed
 from orchestrator_free.gateway.chat import Chat
 from orchestrator_free.gateway.controls import Controls
+from orchestrator_free.gateway.durable_streams.routes import DurableStreamRoutes
 from orchestrator_free.gateway.feed import open_feed
 from orchestrator_free.gateway.floor import Floors
 from orchestrator_free.gateway.hub import Hub
@@ -64,6 +65,7 @@ _RESOURCES: Final[tuple[type[Resource], ...]] = (
     Tools,
     Notices,
     AgUi,
+    DurableStreamRoutes,
     Web,
 )
 
@@ -118,6 +120,8 @@ class Gateway:
         finally:
             keeper.cancel()
             self.hub.close()
+            for resource in self.resources:
+                resource.close()
 
     async def drain(self) -> None:
         """Say that no new work should come; called when the server begins to stop."""

@@ -24,7 +24,11 @@ _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _METHODS: Final = "GET, POST, PUT, PATCH, DELETE"
 #: what a page may read of an answer beside its body
-EXPOSED: Final = "x-workflow-run-id, x-stream-url, etag, location, retry-after"
+EXPOSED: Final = (
+    "x-workflow-run-id, x-stream-url, etag, location, retry-after, stream-next-offset, stream-cursor, "
+    "stream-up-to-date, stream-closed, stream-ttl, stream-expires-at, stream-sse-data-encoding, producer-epoch, "
+    "producer-seq, producer-expected-seq, producer-received-seq"
+)
 #: how long a browser may keep the answer to a preflight
 _PREFLIGHT_SECONDS: Final = "600"
 _REFUSED: Final = "urn:orchestrator-free:problem:origin-refused"

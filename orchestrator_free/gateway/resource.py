@@ -37,6 +37,9 @@ class Resource(ABC):
     def paths(self) -> dict[str, Any]:
         """Return their description as OpenAPI paths."""
 
+    def close(self) -> None:  # noqa: B027 - most have nothing to let go of
+        """Let go of what it holds; called when the gateway ends."""
+
     async def session(self, request: Request, member: str = "user") -> Session:
         """Return the session of a request, as a member sees it.
 

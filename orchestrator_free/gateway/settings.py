@@ -18,6 +18,9 @@ class GatewaySettings:
         heartbeat_seconds: between two comments to every client that keeps up.
         stuck_seconds: a client that takes nothing for so long is cut.
         sweep_seconds: between two looks at all that.
+        append_bytes: what one request may append to a durable stream.
+        stream_tail_bytes: newest bytes of a durable stream that are kept in memory.
+        long_poll_seconds: how long a long-poll of a durable stream waits.
         allow_origins: web pages that may use it beside its own, as http://localhost:3000; no wildcard.
     """
 
@@ -27,4 +30,7 @@ class GatewaySettings:
     heartbeat_seconds: float = 15.0
     stuck_seconds: float = 30.0
     sweep_seconds: float = 2.5
+    append_bytes: int = 32 * _MIB
+    stream_tail_bytes: int = 2 * _MIB
+    long_poll_seconds: float = 30.0
     allow_origins: tuple[str, ...] = ()

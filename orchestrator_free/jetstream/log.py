@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-import orjson
 import structlog
 
 from orchestrator_free import contract
 from orchestrator_free.errors import BrokerError, BrokerTimeout
-from orchestrator_free.jetstream.messages import Batch, Message, field_of, stored_message
+from orchestrator_free.jetstream.direct import DirectGet
+from orchestrator_free.jetstream.messages import Message, field_of, stored_message
 from orchestrator_free.jetstream.replies import NO_MESSAGE, ConsumerState
 from orchestrator_free.jetstream.streams import Streams
 from orchestrator_free.jetstream.wire import Wire
@@ -31,8 +31,6 @@ _MULTI_LAST_LIMIT: Final = 1000
 _LAG_SECONDS: Final = 20.0
 #: of one answer to a read; a message larger than this still comes, alone
 _PAGE_BYTES: Final = 1024 * 1024
-#: answers under way at once: the broker cuts a connection for which more than its `max_pending` waits
-_READS: Final = 16
 _CLOCK_SECONDS: Final = 60.0
 _END_OF_BATCH: Final = 204
 _TOO_MANY: Final = 413
@@ -58,7 +56,7 @@ class Log:
         self._epochs_read: dict[int, float] = {}
         self._clock_ahead = timedelta()
         self._clock_read = -math.inf
-        self._reads = asyncio.Semaphore(_READS)
+        self._direct = DirectGet(wire)
 
     # -- which stream -------------------------------------------------------------------------------------------
 
@@ -174,34 +172,6 @@ class Log:
         return stored_message(found["message"])
 
     # -- by Direct Get ------------------------------------------------------------------------------------------
-
-    async def _direct(
-        self, stream: str, body: dict[str, Any], deadline: float = 20.0
-    ) -> tuple[list[Message], int, bytes]:
-        """One Direct Get request; return (messages, status, status header)."""
-        async with self._reads:
-            return await self._ask(stream, body, deadline)
-
-    async def _ask(self, stream: str, body: dict[str, Any], deadline: float) -> tuple[list[Message], int, bytes]:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + deadline
-        payload = orjson.dumps(body)
-        while True:
-            batch = Batch()
-            reply, release = self.wire.inbox(batch.take)
-            try:
-                self.wire.send(f"$JS.API.DIRECT.GET.{stream}", payload, reply=reply)
-                async with asyncio.timeout(5.0):
-                    status, header = await batch.done
-                if status != 503:
-                    return batch.messages, status, header
-            except TimeoutError:
-                pass
-            finally:
-                release()
-            if loop.time() >= end:
-                raise BrokerTimeout(f"no answer to a read of {stream} within {deadline:g} s")
-            await asyncio.sleep(0.1)
 
     async def read(self, shard: int, subject: str, *, after: int = 0, reach: int = 0) -> list[Message]:
         """Return every message of a subject or filter after a sequence, in order.

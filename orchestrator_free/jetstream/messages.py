@@ -25,6 +25,7 @@ class Message:
         previous: sequence of the message before it on the same subject; 0 for the first, -1 where unknown.
         rollup: it replaced everything before it on its subject.
         copied: the broker put it here for somebody else: a forgery, no event of the member whose subject it is on.
+        header: as it came.
     """
 
     subject: str
@@ -34,6 +35,7 @@ class Message:
     rollup: bool
     previous: int = -1
     copied: bool = False
+    header: bytes = b""
 
 
 def field_of(header: bytes, name: bytes) -> str:
@@ -70,7 +72,7 @@ def live_message(subject: str, payload: bytes, header: bytes) -> Message | None:
     previous = field_of(header, b"Nats-Last-Sequence")
     rollup = b"\r\nNats-Rollup: sub\r\n" in header
     time = field_of(header, b"Nats-Time-Stamp")
-    return Message(stored, int(sequence), time, payload, rollup, int(previous or 0), is_copy(stored, header, 1))
+    return Message(stored, int(sequence), time, payload, rollup, int(previous or 0), is_copy(stored, header, 1), header)
 
 
 class Batch:
@@ -93,7 +95,7 @@ class Batch:
         rollup = b"\r\nNats-Rollup: sub\r\n" in header
         subject = stored.decode()
         copied = is_copy(subject, header, 1)
-        self.messages.append(Message(subject, int(sequence), time.decode(), payload, rollup, -1, copied))
+        self.messages.append(Message(subject, int(sequence), time.decode(), payload, rollup, -1, copied, header))
 
 
 def stored_message(found: dict[str, Any]) -> Message:
@@ -102,7 +104,7 @@ def stored_message(found: dict[str, Any]) -> Message:
     payload = base64.b64decode(found.get("data", ""))
     rollup = b"\r\nNats-Rollup: sub\r\n" in header
     copied = is_copy(found["subject"], header, 0)
-    return Message(found["subject"], found["seq"], _trim(found["time"]), payload, rollup, copied=copied)
+    return Message(found["subject"], found["seq"], _trim(found["time"]), payload, rollup, copied=copied, header=header)
 
 
 def _trim(time: str) -> str:

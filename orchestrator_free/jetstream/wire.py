@@ -17,7 +17,7 @@ from orchestrator_free.jetstream.connection import Connection, WireOptions
 from orchestrator_free.jetstream.parser import Handler
 from orchestrator_free.jetstream.replies import TRY_AGAIN, api_error, publish_header, read_ack
 
-__all__ = ["PUBLISH_DEADLINE_SECONDS", "Wire", "WireOptions"]
+__all__ = ["PUBLISH_DEADLINE_SECONDS", "Disconnected", "Wire", "WireOptions"]
 
 _log = structlog.get_logger("orchestrator_free.jetstream")
 
@@ -31,7 +31,7 @@ _PAUSES: Final = (0.02, 0.5)
 _API_PAUSE: Final = 0.25
 
 
-class _Disconnected(Exception):  # noqa: N818
+class Disconnected(Exception):  # noqa: N818
     """The connection ended before the answer came."""
 
 
@@ -68,7 +68,7 @@ class Wire(Connection):
     def _lost(self) -> None:
         for pending in self._pending.values():
             if not pending.future.done():
-                pending.future.set_exception(_Disconnected())
+                pending.future.set_exception(Disconnected())
 
     # -- requests -----------------------------------------------------------------------------------------------
 
@@ -108,6 +108,7 @@ class Wire(Connection):
 
         Raises:
             TimeoutError: no answer in time.
+            Disconnected: the connection ended meanwhile.
             PermissionDenied: the broker refused the subject.
         """
         token = self._token()
@@ -147,7 +148,7 @@ class Wire(Connection):
             except TimeoutError:
                 sent = True
                 patience = min(patience * 2, _ATTEMPT_SECONDS)
-            except _Disconnected:
+            except Disconnected:
                 sent = True
             else:
                 if not head.startswith(b"NATS/1.0 503"):

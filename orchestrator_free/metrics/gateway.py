@@ -32,6 +32,7 @@ class GatewayMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
         name = f"{PREFIX}_gateway_"
         self.clients = Gauge(f"{name}clients", "Feeds that are open now.", registry=registry)
         self.sessions = Gauge(f"{name}sessions", "Sessions that are served now.", registry=registry)
