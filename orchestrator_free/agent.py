@@ -12,13 +12,12 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import structlog
 
 from orchestrator_free import loop
-from orchestrator_free.broker import DEFAULT_URL, Broker, connect, stream_settings
+from orchestrator_free.broker import DEFAULT_URL, Broker, access, connect, stream_settings
 from orchestrator_free.errors import BrokerUnreachable, ConfigMismatch, InvalidInput
 from orchestrator_free.subjects import ALL, check_name
 from orchestrator_free.working.attempts import AgentSettings, Handler
@@ -57,9 +56,9 @@ class Agent:
     def main(self) -> None:
         """Run as a program: connect to ORCHESTRATOR_FREE_URL and work until SIGTERM or SIGINT.
 
-        ORCHESTRATOR_FREE_CREDENTIALS and ORCHESTRATOR_FREE_NKEY name files, ORCHESTRATOR_FREE_TOKEN is a token,
-        ORCHESTRATOR_FREE_CA a PEM file to verify the broker against. ORCHESTRATOR_FREE_SHARDS and _REPLICAS are asked
-        for where the streams are missing, and must agree with those that are there.
+        `broker.ACCESS_VARIABLES` says how it authenticates and whom it trusts: ORCHESTRATOR_FREE_NKEY, _CREDENTIALS,
+        _TOKEN_FILE, _CA, _CERTIFICATE and _KEY name files, ORCHESTRATOR_FREE_TOKEN is a token. ORCHESTRATOR_FREE_SHARDS
+        and _REPLICAS are asked for where the streams are missing, and must agree with those that are there.
         """
         from orchestrator_free.logs import configure
 
@@ -80,16 +79,6 @@ class Agent:
         for sign in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(sign, task.cancel)
         with contextlib.suppress(asyncio.CancelledError):
-            async with connect(url, member=self.name, settings=stream_settings(), **_credentials()) as broker:
+            async with connect(url, member=self.name, settings=stream_settings(), **access()) as broker:
                 _log.info("agent ready", agent=self.name, url=broker.log.wire.options.address, pid=os.getpid())
                 await self.serve(broker)
-
-
-def _credentials() -> dict[str, Any]:
-    """Return how to authenticate, as the environment says."""
-    files = {"credentials": "CREDENTIALS", "nkey_seed": "NKEY", "ca": "CA"}
-    found: dict[str, Any] = {
-        name: Path(value) for name, key in files.items() if (value := os.environ.get(f"ORCHESTRATOR_FREE_{key}"))
-    }
-    token = os.environ.get("ORCHESTRATOR_FREE_TOKEN")
-    return found | ({"token": token} if token else {})

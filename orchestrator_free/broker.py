@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypedDict, Unpack
+from typing import Any, Final, TypedDict, Unpack, cast
 
 from orchestrator_free import contract
 from orchestrator_free.errors import InvalidInput
@@ -43,10 +43,39 @@ class Access(TypedDict, total=False):
 
     credentials: Path | None
     nkey_seed: Path | None
-    token: str | None
+    token: str | Callable[[], str] | None
+    token_file: Path | None
     ca: Path | None
     certificate: Path | None
     key: Path | None
+
+
+#: the environment variable of each part of `Access`; all but the token name files
+ACCESS_VARIABLES: Final[dict[str, str]] = {
+    "credentials": "ORCHESTRATOR_FREE_CREDENTIALS",
+    "nkey_seed": "ORCHESTRATOR_FREE_NKEY",
+    "token": "ORCHESTRATOR_FREE_TOKEN",
+    "token_file": "ORCHESTRATOR_FREE_TOKEN_FILE",
+    "ca": "ORCHESTRATOR_FREE_CA",
+    "certificate": "ORCHESTRATOR_FREE_CERTIFICATE",
+    "key": "ORCHESTRATOR_FREE_KEY",
+}
+
+
+def access(environment: Mapping[str, str] = os.environ) -> Access:
+    """Return how to authenticate as the environment says (`ACCESS_VARIABLES`)."""
+    said = {name: value for name, variable in ACCESS_VARIABLES.items() if (value := environment.get(variable))}
+    found: Any = {name: value if name == "token" else Path(value) for name, value in said.items()}
+    return cast(Access, found)
+
+
+def access_environment(access: Access) -> dict[str, str]:
+    """Return what `access` reads, for a process that is to connect in the same way; paths become absolute."""
+    said = {name: value for name, value in access.items() if value is not None and not callable(value)}
+    return {
+        ACCESS_VARIABLES[name]: str(value.absolute()) if isinstance(value, Path) else str(value)
+        for name, value in said.items()
+    }
 
 
 @asynccontextmanager
@@ -79,8 +108,9 @@ async def connect(
         member: the name this process publishes under.
         inbox_prefix: where replies come; `_INBOX.<member>` unless the account scopes inboxes otherwise.
         settings: for the creation of the streams; those that are there must agree with what it says.
-        access: `credentials`, a `.creds` file; `nkey_seed`, a file with an nkey seed; `token`, a shared token; `ca`, a
-            PEM file to verify the broker against; `certificate` and `key`, PEM files of this client.
+        access: `credentials`, a `.creds` file; `nkey_seed`, a file with an nkey seed; `token`, a token or what returns
+            one; `token_file`, a file with one: both are asked again at each reconnect, so that a fresh one counts; `ca`,
+            a PEM file to verify the broker against; `certificate` and `key`, PEM files of this client.
 
     Raises:
         BrokerUnreachable: nobody answers at the address.

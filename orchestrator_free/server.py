@@ -65,6 +65,7 @@ class ServerSettings:
     max_pending: int = 64 * MIB
     max_connections: int = 20_000
     extra: str = ""  # more configuration text, such as accounts
+    tls: bool = False  # `extra` says with which certificate
     binary: str = "nats-server"  # a name or a path
     start_seconds: float = 20.0
     stop_seconds: float = 10.0
@@ -201,7 +202,7 @@ class EmbeddedServer:
         self.port = self.port or _free_port(self.settings.host)
         self.monitor_port = self.monitor_port or _free_port(self.settings.monitor_host)
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.settings.host, self.settings.host)  # noqa: S104
-        self.url = f"nats://{_endpoint(host, self.port)}"
+        self.url = f"{'tls' if self.settings.tls else 'nats'}://{_endpoint(host, self.port)}"
         self.monitor_url = f"http://{_endpoint(self.settings.monitor_host, self.monitor_port)}"
         settings = replace(self.settings, port=self.port, monitor_port=self.monitor_port)
         if settings.max_file_store is None:

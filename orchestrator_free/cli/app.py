@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 import orjson
 import typer
 
-from orchestrator_free.broker import DEFAULT_URL
+from orchestrator_free.broker import DEFAULT_URL, Access
 from orchestrator_free.cli import (
     asks,
     branches,
+    broker,
     control,
     desk,
     floor,
@@ -26,11 +27,14 @@ from orchestrator_free.cli import (
 from orchestrator_free.cli.options import (
     AsJson,
     Ca,
+    Certificate,
     Credentials,
+    Key,
     Member,
     Nkey,
     SessionName,
     Token,
+    TokenFile,
     Url,
     err,
     out,
@@ -59,6 +63,7 @@ app.command("demo")(serve.demo)
 app.command("launch")(serve.launch)
 app.command("lag")(serve.lag)
 app.command("notify")(notify.notify)
+app.add_typer(broker.broker_app, name="broker")
 for _command in (control.cancel, control.steer, control.redirect, control.pause, control.resume):
     app.command(_command.__name__, rich_help_panel="Control")(_command)
 for _word in (asks.asks, asks.approve, asks.deny, asks.answer, asks.ask, asks.withdraw):
@@ -83,10 +88,22 @@ def _reach(
     credentials: Credentials = None,
     nkey: Nkey = None,
     token: Token = None,
+    token_file: TokenFile = None,
     ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
     log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="What is logged.")] = "info",
 ) -> None:
-    reach.url, reach.credentials, reach.nkey, reach.token, reach.ca = url, credentials, nkey, token, ca
+    reach.url = url
+    reach.access = Access(
+        credentials=credentials,
+        nkey_seed=nkey,
+        token=token,
+        token_file=token_file,
+        ca=ca,
+        certificate=certificate,
+        key=key,
+    )
     configure(level=log_level)
 
 

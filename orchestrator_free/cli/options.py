@@ -16,7 +16,16 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator_free import loop
-from orchestrator_free.broker import DEFAULT_URL, Broker, connect, stream_settings, wired
+from orchestrator_free.broker import (
+    ACCESS_VARIABLES,
+    DEFAULT_URL,
+    Access,
+    Broker,
+    access_environment,
+    connect,
+    stream_settings,
+    wired,
+)
 from orchestrator_free.cli.render import clean
 from orchestrator_free.contract import StreamSettings
 from orchestrator_free.errors import (
@@ -41,15 +50,20 @@ _BROKER = "Broker"
 Url = Annotated[
     str, typer.Option("--url", envvar="ORCHESTRATOR_FREE_URL", help="NATS server(s).", rich_help_panel=_BROKER)
 ]
-Credentials = Annotated[
-    Path | None,
-    typer.Option(envvar="ORCHESTRATOR_FREE_CREDENTIALS", help="A NATS .creds file.", rich_help_panel=_BROKER),
-]
-Nkey = Annotated[Path | None, typer.Option(help="A file with an nkey seed.", rich_help_panel=_BROKER)]
-Token = Annotated[
-    str | None, typer.Option(envvar="ORCHESTRATOR_FREE_TOKEN", help="A NATS token.", rich_help_panel=_BROKER)
-]
-Ca = Annotated[Path | None, typer.Option(help="PEM file to verify the broker against.", rich_help_panel=_BROKER)]
+
+
+def _access(name: str, help: str) -> Any:
+    """Return an option that says how to authenticate; also an environment variable, for all that we start."""
+    return typer.Option(envvar=ACCESS_VARIABLES[name], help=help, rich_help_panel=_BROKER)
+
+
+Credentials = Annotated[Path | None, _access("credentials", "A NATS .creds file.")]
+Nkey = Annotated[Path | None, _access("nkey_seed", "A file with an nkey seed, as `broker agent` makes it.")]
+Token = Annotated[str | None, _access("token", "A NATS token.")]
+TokenFile = Annotated[Path | None, _access("token_file", "A file with a token, read at each connect.")]
+Ca = Annotated[Path | None, _access("ca", "PEM file to verify the broker against.")]
+Certificate = Annotated[Path | None, _access("certificate", "PEM file with a certificate of this client.")]
+Key = Annotated[Path | None, _access("key", "PEM file with its private key.")]
 Member = Annotated[str, typer.Option("--from", help="The member you speak as.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For machines: JSON, one object per line.")]
 _STREAMS: Final = "Streams, where they are missing"
@@ -74,25 +88,21 @@ class Reach:
     """The options that say how to reach the broker, collected by the app's callback."""
 
     url: str = DEFAULT_URL
-    credentials: Path | None = None
-    nkey: Path | None = None
-    token: str | None = None
-    ca: Path | None = None
+    access: Access = Access()
 
     def connect(
         self, member: str = "cli", *, url: str | None = None, settings: StreamSettings | None = None
     ) -> AbstractAsyncContextManager[Broker]:
         """Connect as a member: to another address than the options say, or with settings of the streams, if given."""
-        return connect(
-            url or self.url, member=member, credentials=self.credentials, nkey_seed=self.nkey, token=self.token,
-            ca=self.ca, settings=settings or stream_settings(),
-        )  # fmt: skip
+        return connect(url or self.url, member=member, settings=settings or stream_settings(), **self.access)
 
     def wire(self, member: str = "operator") -> AbstractAsyncContextManager[Wire]:
         """Connect without looking at what is there, and without making what is not."""
-        return wired(
-            self.url, member=member, credentials=self.credentials, nkey_seed=self.nkey, token=self.token, ca=self.ca
-        )
+        return wired(self.url, member=member, **self.access)
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables with which a process that is started here reaches the same broker in the same way."""
+        return {"ORCHESTRATOR_FREE_URL": self.url, **access_environment(self.access)}
 
 
 reach = Reach()

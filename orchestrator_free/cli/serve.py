@@ -169,7 +169,7 @@ def launch(
     """Run agents as processes; those that crash are started again."""
 
     async def work() -> None:
-        async with Launcher(programs, replicas, {"ORCHESTRATOR_FREE_URL": reach.url}) as launcher:
+        async with Launcher(programs, replicas, reach.environment()) as launcher:
             await launcher.wait()
 
     run(work(), endless=True)

@@ -7,7 +7,8 @@ from orchestrator_free.jetstream.log import Log
 from orchestrator_free.jetstream.messages import Message
 from orchestrator_free.jetstream.objects import Objects
 from orchestrator_free.jetstream.replies import ConsumerState
+from orchestrator_free.jetstream.system import System
 from orchestrator_free.jetstream.wire import Wire, WireOptions
 from orchestrator_free.jetstream.work import Delivery, PullConsumer
 
-__all__ = ["ConsumerState", "Delivery", "Log", "Message", "Objects", "PullConsumer", "Wire", "WireOptions"]
+__all__ = ["ConsumerState", "Delivery", "Log", "Message", "Objects", "PullConsumer", "System", "Wire", "WireOptions"]

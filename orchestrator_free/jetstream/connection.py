@@ -13,12 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
+import nkeys
 import structlog
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
-from orchestrator_free.errors import BrokerError, BrokerUnreachable, PermissionDenied, UnsupportedBroker
+from orchestrator_free.errors import (
+    BrokerError,
+    BrokerUnreachable,
+    InvalidInput,
+    PermissionDenied,
+    UnsupportedBroker,
+)
 from orchestrator_free.jetstream.parser import Handler, Parser
 
 _log = structlog.get_logger("orchestrator_free.jetstream")
@@ -38,7 +45,8 @@ class WireOptions:
     Attributes:
         url: `nats://host:port`, several separated by commas; `tls://` and `ws://` too.
         name: shown in the broker's connection list.
-        credentials: a `.creds` file. nkey_seed: a file with an nkey seed. token: a shared token.
+        credentials: a `.creds` file. nkey_seed: a file with an nkey seed. token: a token, or what returns one.
+        token_file: a file with a token; like a callable it is asked at each connect, so that a fresh one counts.
         ca: a PEM file to verify the broker against; certificate and key: this client's own.
         inbox_prefix: for accounts that scope inboxes per user.
     """
@@ -47,7 +55,8 @@ class WireOptions:
     name: str = "orchestrator-free"
     credentials: Path | None = None
     nkey_seed: Path | None = None
-    token: str | None = None
+    token: str | Callable[[], str] | None = None
+    token_file: Path | None = None
     ca: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
@@ -59,6 +68,23 @@ class WireOptions:
         """The URL as messages may show it: without user, password or token."""
         return re.sub(r"(?<=://)[^/@,]*@", "", self.url)
 
+    def check(self) -> None:
+        """Look at the files before anything is sent.
+
+        Raises:
+            InvalidInput: one is missing, or is not what it should be.
+        """
+        for name in ("credentials", "nkey_seed", "token_file", "ca", "certificate", "key"):
+            path: Path | None = getattr(self, name)
+            if path is not None and not path.is_file():
+                raise InvalidInput(f"{name.replace('_', ' ')}: there is no file {str(path)!r}")
+        try:
+            self.arguments()
+            if self.nkey_seed is not None:
+                nkeys.from_seed(bytearray(self.nkey_seed.read_bytes().strip()))
+        except (OSError, ValueError, nkeys.NkeysError) as error:
+            raise InvalidInput(f"what to connect with cannot be used: {error}") from error
+
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments for nats-py."""
         found: dict[str, Any] = {"servers": [part.strip() for part in self.url.split(",")], "name": self.name}
@@ -66,7 +92,9 @@ class WireOptions:
             found["user_credentials"] = str(self.credentials)
         if self.nkey_seed:
             found["nkeys_seed"] = str(self.nkey_seed)
-        if self.token:
+        if self.token_file:
+            found["token"] = lambda: _read_token(self.token_file)
+        elif self.token:
             found["token"] = self.token
         if self.ca or self.certificate:
             context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
@@ -74,6 +102,10 @@ class WireOptions:
                 context.load_cert_chain(str(self.certificate), str(self.key) if self.key else None)
             found["tls"] = context
         return found
+
+
+def _read_token(path: Path | None) -> str:
+    return path.read_text().strip() if path is not None else ""
 
 
 @dataclass(eq=False)
@@ -110,10 +142,12 @@ class Connection:
         """Connect.
 
         Raises:
+            InvalidInput: a file to connect with is missing or no such file.
             BrokerUnreachable: nobody answers at the address within `connect_seconds`.
             PermissionDenied: the credentials are refused.
             UnsupportedBroker: the server is older than `MINIMUM_VERSION`.
         """
+        options.check()
         wire = cls(options)
         client = wire._client
         try:
@@ -133,6 +167,7 @@ class Connection:
     async def _open(self, client: Client) -> None:
         """Connect a client and put our parser in the place of nats-py's."""
         self._opening = True
+        self._refused = ""
         try:
             async with asyncio.timeout(self.options.connect_seconds):
                 await client.connect(
@@ -247,7 +282,7 @@ class Connection:
             self._parser.reset()
             try:
                 await self._open(client)
-            except (TimeoutError, OSError, NatsError) as error:
+            except (TimeoutError, OSError, NatsError, ValueError) as error:
                 _log.warning("still no connection to the broker", url=self.options.address, reason=str(error))
                 continue
             old, self._client = self._client, client
