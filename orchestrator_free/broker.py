@@ -109,8 +109,8 @@ async def connect(
         inbox_prefix: where replies come; `_INBOX.<member>` unless the account scopes inboxes otherwise.
         settings: for the creation of the streams; those that are there must agree with what it says.
         access: `credentials`, a `.creds` file; `nkey_seed`, a file with an nkey seed; `token`, a token or what returns
-            one; `token_file`, a file with one: both are asked again at each reconnect, so that a fresh one counts; `ca`,
-            a PEM file to verify the broker against; `certificate` and `key`, PEM files of this client.
+            one; `token_file`, a file with one: both are asked again at each reconnect, so that a fresh one counts;
+            `ca`, a PEM file to verify the broker against; `certificate` and `key`, PEM files of this client.
 
     Raises:
         BrokerUnreachable: nobody answers at the address.

@@ -199,8 +199,8 @@ class EmbeddedServer:
         return BrokerStartError(f"a broker already runs {where}; stop it, or use another folder with --data")
 
     def _spawn(self, binary: str, lock: int) -> None:
-        self.port = self.port or _free_port(self.settings.host)
-        self.monitor_port = self.monitor_port or _free_port(self.settings.monitor_host)
+        self.port = self.port or free_port(self.settings.host)
+        self.monitor_port = self.monitor_port or free_port(self.settings.monitor_host)
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.settings.host, self.settings.host)  # noqa: S104
         self.url = f"{'tls' if self.settings.tls else 'nats'}://{_endpoint(host, self.port)}"
         self.monitor_url = f"http://{_endpoint(self.settings.monitor_host, self.monitor_port)}"
@@ -297,7 +297,8 @@ def _found(pattern: str, path: Path) -> str:
     return match[0] if match else "unknown"
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str) -> int:
+    """Return a port of an address that nobody listens on."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for port in random.SystemRandom().sample(FREE_PORTS, 100):
         with contextlib.suppress(OSError), socket.socket(family) as probe:

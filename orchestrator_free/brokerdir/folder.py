@@ -28,7 +28,7 @@ from orchestrator_free.brokerdir.plan import (
     render_plan,
 )
 from orchestrator_free.errors import InvalidInput
-from orchestrator_free.server import ServerSettings
+from orchestrator_free.server import ServerSettings, free_port
 from orchestrator_free.subjects import check_name
 
 PLAN: Final = "broker.toml"
@@ -76,18 +76,21 @@ class BrokerFolder:
         Args:
             path: the folder.
             callout: make keys for the callout service; False removes it, None leaves it as it is.
-            changes: fields of `Plan`; those left out, or None, stay as they are.
+            changes: fields of `Plan`; those left out, or None, stay as they are, and a port of 0 becomes a free one.
 
         Raises:
             InvalidInput: a value that cannot be.
         """
         wanted = {name: value for name, value in changes.items() if value is not None}
+        for name, host in (("port", wanted.get("host", "127.0.0.1")), ("monitor_port", "127.0.0.1")):
+            if wanted.get(name) == 0:
+                wanted[name] = free_port(host)
         if (path / PLAN).exists():
             folder, told = cls.open(path), []
         else:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder, told = cls(path.resolve(), Plan()), ["made a new broker"]
-            folder.plan = folder._with_first_users(wanted)
+            folder.plan = folder._with_first_users()
         before = folder.plan
         folder.plan = replace(folder.plan, **wanted)
         if callout is not None:
@@ -245,7 +248,7 @@ class BrokerFolder:
 
     # -- plans ------------------------------------------------------------------------------------------------------
 
-    def _with_first_users(self, wanted: dict[str, Any]) -> Plan:
+    def _with_first_users(self) -> Plan:
         plan = replace(self.plan, system=seeds.make_seed(self.system_seed), tenants={MAIN: Tenant(name=MAIN)})
         for name in FIRST_USERS:
             plan = plan.with_user(MAIN, User(name=name, role="core", nkey=seeds.make_seed(self.seed(MAIN, name))))

@@ -40,8 +40,8 @@ def init(
         list[str] | None, typer.Option(help="A host name or address that clients use; repeat it for more.")
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 if never said.")] = None,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="4222 if never said.")] = None,
-    monitor_port: Annotated[int | None, typer.Option(min=1, max=65535, help="On loopback; 8222 if never said.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="4222 if never said; 0 takes a free one.")] = None,
+    monitor_port: Annotated[int | None, typer.Option(min=0, max=65535, help="On loopback; 8222 if never said.")] = None,
     one_account: Annotated[
         bool | None,
         typer.Option(

@@ -35,6 +35,7 @@ ALL = (
     "up", "demo", "launch", "send", "tail", "sessions", "show", "delete", "export", "import", "lag",
     "cancel", "steer", "redirect", "pause", "resume", "ask", "asks", "answer", "approve", "deny", "withdraw",
     "state", "tools", "presence", "away", "back", "floor", "desk", "brief", "branch", "edit", "regenerate", "fork", "notify",
+    "broker",
 )  # fmt: skip
 NEED_A_BROKER = (
     ("send", "s", "x"), ("tail", "s"), ("sessions",), ("show", "s"), ("delete", "s", "-y"), ("export", "s"), ("lag",),
