@@ -12,12 +12,12 @@ Needs the extra `openai` for nothing here: only the caller's client does.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from orchestrator_free.adapters.dialogue import dialogue, told
 from orchestrator_free.adapters.openai_chat import ChatCompletions
 from orchestrator_free.adapters.openai_responses import Responses
-from orchestrator_free.adapters.publishing import Result
+from orchestrator_free.adapters.publishing import Options, Result
 from orchestrator_free.adapters.publishing import publish as _publish
 from orchestrator_free.adapters.tools import Answered
 from orchestrator_free.adapters.translation import Malformed, Translation, plain
@@ -62,13 +62,13 @@ class OpenAI(Translation):
         self._copy(self._of)
 
 
-async def publish(run: Run, source: Any, *, within_seconds: float | None = None) -> Result:
-    """Write a stream of either API into a run.
+async def publish(run: Run, source: Any, **options: Unpack[Options]) -> Result:
+    """Write a stream of either API into a run; see `Options`.
 
     Raises:
-        SourceFailed: the stream broke off or failed, or took more than `within_seconds`.
+        SourceFailed: the stream broke off or failed, or took too long.
     """
-    return await _publish(run, source, OpenAI(), within_seconds=within_seconds)
+    return await _publish(run, source, OpenAI(), **options)
 
 
 async def messages(run: Run) -> list[dict[str, Any]]:

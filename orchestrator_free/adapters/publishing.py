@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+import re
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 
 import structlog
 
@@ -23,9 +24,25 @@ _log = structlog.get_logger("orchestrator_free.adapters")
 #: what a framework may take to close its stream when a run is cancelled
 _CLOSE_SECONDS: Final = 5.0
 #: packages whose errors may quote a request, and with it a key
-_QUOTING: Final = frozenset({"openai", "anthropic", "httpx", "httpx2", "httpcore", "httpcore2", "h11", "aiohttp"})
+_QUOTING: Final = frozenset(
+    {"openai", "anthropic", "pydantic_ai", "httpx", "httpx2", "httpcore", "httpcore2", "h11", "aiohttp"}
+)
+#: a server's word for an error, and nothing else
+_CODE: Final = re.compile(r"[a-z_]{1,40}")
 
-Steer = Callable[[str], Awaitable[None]]
+
+class Options(TypedDict, total=False):
+    """What every `publish` takes beside run and source.
+
+    Attributes:
+        within_seconds: how long the stream may take.
+        subagent: the stream is that of a sub-agent of this name, inside the run; its parts say so.
+        call: the tool call that the sub-agent works for: then its text is no part of the answer.
+    """
+
+    within_seconds: float | None
+    subagent: str
+    call: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,32 +68,34 @@ class Result:
     skipped: dict[str, int] = field(default_factory=dict)
 
 
-async def publish(
-    run: Run, source: Any, translation: Translation, *, steer: Steer | None = None, within_seconds: float | None = None
-) -> Result:
+async def publish(run: Run, source: Any, translation: Translation, **options: Unpack[Options]) -> Result:
     """Write a stream into a run until it ends; a cancelled run closes it, a paused one does not read it.
 
     Args:
         run: where to.
         source: anything to iterate over asynchronously, a context manager or an awaitable that gives it.
         translation: of its events.
-        steer: hands what people say to the framework while it works; without it `run.steers()` is left to the caller.
-        within_seconds: how long it may take.
+        options: see `Options`.
 
     Raises:
         SourceFailed: the stream broke off, made no sense or took too long; what came before stays in the run.
     """
-    translation.sheet.prefix = await run.part()
+    sheet = translation.sheet
+    sheet.prefix = await run.part()
+    if name := options.get("subagent"):
+        sheet.work_as(name, options.get("call"))
     try:
-        await _copy(run, source, translation, steer, within_seconds)
+        await _copy(run, source, translation, options.get("within_seconds"))
+        sheet.end_work("done")
     except SourceFailed as failed:  # without the frames below: a log that shows variables would show what was said
+        sheet.end_work("error")
+        await _write(run, translation)
         raise failed.with_traceback(None) from failed.__cause__
+    await _write(run, translation)
     return result_of(translation)
 
 
-async def _copy(
-    run: Run, source: Any, translation: Translation, steer: Steer | None, within_seconds: float | None
-) -> None:
+async def _copy(run: Run, source: Any, translation: Translation, within_seconds: float | None) -> None:
     seen = 0
     try:
         async with asyncio.timeout(within_seconds) as limit, _opened(source) as events:
@@ -84,16 +103,15 @@ async def _copy(
                 seen += 1
                 _take(translation, event, seen)
                 await _write(run, translation)
-                if steer is not None:
+                if translation.steer is not None:
                     for said in await run.steers():
-                        await steer(said.text)
+                        await translation.steer(said.text)
             translation.end()
     except TimeoutError:
         if not limit.expired():
             raise
         raise translation.fail(f"took more than {within_seconds:g} s; {seen} events came") from None
     translation.sheet.end_all(everybody=True)
-    await _write(run, translation)
 
 
 def result_of(translation: Translation) -> Result:
@@ -158,8 +176,11 @@ async def _guarded(events: Any, translation: Translation) -> AsyncIterator[Any]:
 
 def described(error: BaseException) -> str:
     """Say what kind of error it is, and a server's status; not its words: they may repeat a key."""
-    status = getattr(error, "status_code", None)
-    return type(error).__name__ + (f", status {status}" if isinstance(status, int) else "")
+    status, code = getattr(error, "status_code", None), getattr(error, "code", None) or getattr(error, "type", None)
+    words = [type(error).__name__]
+    words += [f"status {status}"] if isinstance(status, int) and status >= 400 else []
+    words += [code] if isinstance(code, str) and _CODE.fullmatch(code) else []
+    return ", ".join(words)
 
 
 def _quotes(error: BaseException | None) -> bool:

@@ -50,10 +50,12 @@ class Sheet:
     Attributes:
         bodies: what is to be written and was not taken yet. usage: the sums so far.
         skipped: events that were not translated, by type. calls: all tool calls, by the framework's id.
+        by: the sub-agent whose stream it is, None for the run's own; what is written by others names them.
     """
 
     def __init__(self) -> None:
         self.prefix = "a"
+        self.by: str | None = None
         self.bodies: list[Body] = []
         self.usage: dict[str, float] = {}
         self.skipped: Counter[str] = Counter()
@@ -83,7 +85,19 @@ class Sheet:
     def name(self) -> str:
         """Return a name for a part that no other part of the run has."""
         self._count += 1
-        return f"{self.prefix}.{self._count}"
+        return f"{self.prefix}-{self._count}"
+
+    def work_as(self, name: str, call: str | None) -> None:
+        """All this is written by a sub-agent, which works for a tool call, or in the run's place."""
+        if self.by is None:
+            id = f"{name}-{self.prefix}"
+            self.subagent(id, name, call=call)
+            self.by = id
+
+    def end_work(self, status: str) -> None:
+        """The sub-agent has ended, and those that it had."""
+        for id in [one for one, about in self._agents.items() if about["status"] == "running"]:
+            self.subagent_status(id, status)
 
     # -- text and reasoning ---------------------------------------------------------------------------------------
 
@@ -99,6 +113,7 @@ class Sheet:
         """
         if not isinstance(text, str) or not text:
             return
+        by = by or self.by
         name = ("flow", by) if key is None else (kind, key, by)
         part = self._open.get(name)
         if part is not None and part.kind != kind:
@@ -108,21 +123,21 @@ class Sheet:
         if part is None:
             part = self._open[name] = _Open(kind, self.name(), by)
             body |= {"by": by} if by else {}
-        if kind == "text" and by not in self._nested:
+        if kind == "text" and (by == self.by or by not in self._nested):
             self._text.append(text)
         self.bodies.append({**body, "part": part.part})
 
     def is_open(self, kind: Kind, key: Hashable, by: str | None = None) -> bool:
         """Whether a keyed part is open."""
-        return (kind, key, by) in self._open
+        return (kind, key, by or self.by) in self._open
 
     def end(self, kind: Kind, key: Hashable, by: str | None = None) -> None:
         """Close a keyed part; nothing if it is not open."""
-        self._end((kind, key, by))
+        self._end((kind, key, by or self.by))
 
     def end_all(self, by: str | None = None, *, everybody: bool = False) -> None:
         """Close what flows, or all that is open."""
-        for name in [one for one, part in self._open.items() if everybody or one == ("flow", by)]:
+        for name in [one for one, part in self._open.items() if everybody or one == ("flow", by or self.by)]:
             self._end(name)
 
     def _end(self, name: Hashable) -> None:
@@ -144,6 +159,7 @@ class Sheet:
 
     def call_delta(self, call: str, tool: str, text: Any, *, by: str | None = None) -> None:
         """Append to a call's input, as the model writes it."""
+        by = by or self.by
         self.end_all(by)
         use = self._call(call, tool)
         if isinstance(text, str) and text:
@@ -153,6 +169,7 @@ class Sheet:
 
     def call(self, call: str, tool: str, input: Any, *, by: str | None = None) -> ToolUse:
         """A tool is called with its whole input; text is read as JSON where it is."""
+        by = by or self.by
         self.end_all(by)
         use = self._call(call, tool)
         use.input = read_json(input)
@@ -184,6 +201,7 @@ class Sheet:
     ) -> None:
         """Name something the answer rests on; the same address or id is the same source."""
         body: Body = {"type": "source", "id": id or url or self.name(), "url": url, "title": title}
+        by = by or self.by
         self.bodies.append(body | ({"by": by} if by else {}))
 
     def file(self, name: str, media_type: str, *, content: bytes | None = None, url: str | None = None) -> None:
@@ -224,6 +242,7 @@ class Sheet:
         """
         known = self._agents.get(id, {"parent": None, "call": None})
         given = {"name": name, "status": status, **more}
+        parent = parent or (self.by if self.by != id else None)
         given |= ({"parent": parent} if parent else {}) | ({"call": call} if call else {})
         about = known | jsonable(given)
         if about == known:

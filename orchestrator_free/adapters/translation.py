@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
 from orchestrator_free.adapters.sheet import Sheet
@@ -35,6 +35,8 @@ class Translation(ABC):
         stop: why the model stopped, in the framework's word. messages: what this stream adds to the conversation, in
             the framework's own form.
         pending: what the framework waits for people with, in its own form.
+        steer: hands what people say to the framework while it works; None where it cannot take it: then `run.steers()`
+            is left to the caller, for the next turn.
     """
 
     framework: ClassVar[str]
@@ -45,6 +47,7 @@ class Translation(ABC):
         self.stop: str = ""
         self.messages: list[Any] = []
         self.pending: list[Any] = []
+        self.steer: Callable[[str], Awaitable[None]] | None = None
 
     @abstractmethod
     def take(self, event: Any) -> None:
