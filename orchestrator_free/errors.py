@@ -21,6 +21,7 @@ OrchestratorFreeError
 │   └── TokenExpired                    its time is over: fetch a new one
 ├── NotAllowed                          what the token does not allow; says what is missing
 ├── TooManyRequests                     a limit is reached; says which, and when to come again
+├── LetterNotFound (LookupError)        no dead letter of this id waits for anybody
 ├── NotAsked                            an ask that is not this member's to answer, or to withdraw
 ├── AskClosed                           decided, expired, withdrawn, or answered by this member before; says how
 ├── LeaseHeld (TimeoutError)            somebody else has the lease, or what it stands for is done
@@ -143,6 +144,16 @@ class TooManyRequests(OrchestratorFreeError):  # noqa: N818
     def __init__(self, text: str, *, seconds: float) -> None:
         super().__init__(text)
         self.seconds = seconds
+
+
+class LetterNotFound(OrchestratorFreeError, LookupError):  # noqa: N818
+    """No dead letter of this id waits for anybody."""
+
+    def __init__(self, letter: str) -> None:
+        super().__init__(
+            f"no dead letter {letter[:200]!r} waits for anybody; `orchestrator-free deadletters` lists them"
+        )
+        self.letter = letter
 
 
 class AskNotFound(OrchestratorFreeError, LookupError):  # noqa: N818

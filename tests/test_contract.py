@@ -258,6 +258,7 @@ async def coordinate(session: Session, input: str) -> None:
         ("lease", "", "l1", {"type": "lease.released", "term": 1, "hold": "h1"}),
         ("lease", "", "l2", {"type": "lease.taken", "term": 1, "hold": "h2"}),
         ("stage", "l2", "h2", {"type": "lease.lapsed", "term": 1}),
+        ("notice", "", "l1", {"type": "letter.settled", "letter": "run/bob/r1", "how": "retried", "by": "ann"}),
         *(
             (
                 "notice",

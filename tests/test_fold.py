@@ -484,7 +484,7 @@ SMALLEST: dict[str, list[Body]] = {
     "notice": [
         {"type": f"notification.{step}", "about": "run.finished", "position": "ab12cd34-1", "tries": 1}
         for step in ("failed", "retry", "delivered")
-    ],
+    ] + [{"type": "letter.settled", "letter": "run/writer/r1", "how": "dismissed"}],
     "ctl": [
         {"type": "cancel"}, {"type": "steer", "text": "x"}, {"type": "redirect", "text": "x"}, {"type": "pause"},
         {"type": "resume"},

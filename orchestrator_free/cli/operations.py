@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from orchestrator_free.cli import backup
+from orchestrator_free.cli import backup, doctor, letters
 
 _PANEL = "Operations"
 
 
 def register(app: typer.Typer) -> None:
     """Add them to the command line."""
+    app.command("doctor", rich_help_panel=_PANEL)(doctor.doctor)
+    app.add_typer(letters.letters_app, name="deadletters", rich_help_panel=_PANEL)
     app.command("backup", rich_help_panel=_PANEL)(backup.backup)
     app.command("restore", rich_help_panel=_PANEL)(backup.restore_)

@@ -32,6 +32,7 @@ from orchestrator_free.errors import (
     AskNotFound,
     BrokerUnreachable,
     InvalidInput,
+    LetterNotFound,
     OrchestratorFreeError,
     SessionNotFound,
 )
@@ -126,7 +127,7 @@ def run(work: Coroutine[Any, Any, int | None], *, endless: bool = False) -> None
 def _code(error: OrchestratorFreeError) -> int:
     if isinstance(error, BrokerUnreachable):
         return EXIT_UNAVAILABLE
-    if isinstance(error, (AskNotFound, SessionNotFound)):
+    if isinstance(error, (AskNotFound, LetterNotFound, SessionNotFound)):
         return EXIT_NOT_FOUND
     return EXIT_USAGE if isinstance(error, InvalidInput) else EXIT_FAILED
 

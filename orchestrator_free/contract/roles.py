@@ -37,6 +37,8 @@ _PRESENCE_STREAM: Final = f"KV_{PRESENCE_BUCKET}"
 _OBJECT_STREAM: Final = f"OBJ_{OBJECT_BUCKET}"
 #: reading the log, the presence and the objects
 _READ: Final = (
+    # what this user may: for `doctor`
+    "$SYS.REQ.USER.INFO",
     "$JS.API.INFO",
     "$JS.API.STREAM.NAMES",
     "$JS.API.STREAM.INFO.{stream}",

@@ -28,6 +28,9 @@ class Notices:
     def apply(self, event: Event) -> bool:
         """Apply a word on a notice."""
         body = event.body
+        if body["type"] == "letter.settled":
+            validate("notice", body)
+            return True  # for who operates; the view shows the notice itself
         if body["type"] not in _STATUS:
             return False
         validate("notice", body)

@@ -26,6 +26,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (errors.FloorRefused, 409),
     (errors.AskNotFound, 404),
     (errors.NoticeNotFound, 404),
+    (errors.LetterNotFound, 404),
     (errors.NotAsked, 403),
     (errors.AskClosed, 409),
     (errors.PositionLost, 410),

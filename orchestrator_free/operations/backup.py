@@ -63,7 +63,7 @@ async def back_up(wire: Wire, folder: Path, progress: Progress = _quiet) -> Mani
         InvalidInput: the folder is not empty, or cannot be written.
         BrokerError: a stream could not be read; the folder has no manifest then, and is no backup.
     """
-    first = await _info(wire, contract.stream_name(0))
+    first = await stream_info(wire, contract.stream_name(0))
     if first is None:
         raise BrokerError(f"there is nothing to back up: stream {contract.stream_name(0)} does not exist there")
     shards = int(first["config"].get("metadata", {}).get("orchestrator_free.shards", "1"))
@@ -86,11 +86,11 @@ async def back_up(wire: Wire, folder: Path, progress: Progress = _quiet) -> Mani
 async def _take(wire: Wire, stream: str, folder: Path, progress: Progress) -> StreamPart | None:
     """Take one stream; None if the installation has none of this name."""
     for left in range(_TRIES - 1, -1, -1):
-        info = await _info(wire, stream)
+        info = await stream_info(wire, stream)
         if info is None:
             return None
         # Before the snapshot: what its consumers acknowledge meanwhile is delivered again rather than missed.
-        marks = [_mark(one) for one in await _consumers(wire, stream)]
+        marks = [_mark(one) for one in await list_consumers(wire, stream)]
         file = folder / f"{stream}.snapshot"
         try:
             digest, size, found = await _write(wire, stream, file, progress)
@@ -132,7 +132,8 @@ def _write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-async def _info(wire: Wire, stream: str) -> dict[str, Any] | None:
+async def stream_info(wire: Wire, stream: str) -> dict[str, Any] | None:
+    """Return STREAM.INFO, None if there is no such stream."""
     try:
         return await wire.api(f"STREAM.INFO.{stream}")
     except BrokerError as error:
@@ -141,7 +142,7 @@ async def _info(wire: Wire, stream: str) -> dict[str, Any] | None:
         raise
 
 
-async def _consumers(wire: Wire, stream: str) -> list[dict[str, Any]]:
+async def list_consumers(wire: Wire, stream: str) -> list[dict[str, Any]]:
     """Return every durable consumer of a stream, as the broker describes it."""
     found: list[dict[str, Any]] = []
     offset = 0
@@ -181,7 +182,7 @@ async def restore(wire: Wire, folder: Path, *, replicas: int | None = None, prog
     manifest = read_manifest(folder)
     if wrong := problems(folder, manifest):
         raise InvalidInput(f"the backup in {folder} is not whole: {'; '.join(wrong)}")
-    present = [name for name in contract.lasting_streams(manifest.shards) if await _info(wire, name) is not None]
+    present = [name for name in contract.lasting_streams(manifest.shards) if await stream_info(wire, name) is not None]
     if present:
         raise InvalidInput(
             f"the broker has an installation already ({', '.join(present)}); nothing is overwritten: restore into an "

@@ -11,7 +11,12 @@ from orchestrator_free.events import Body
 from orchestrator_free.vocabulary.asks import Answer, Ask, AskEscalated, AskExpired, AskWithdrawn
 from orchestrator_free.vocabulary.base import InputRef, Payload, RunRef
 from orchestrator_free.vocabulary.messages import Cancel, Input, Outcome, Pause, Redirect, Resume, Steer
-from orchestrator_free.vocabulary.notices import NotificationDelivered, NotificationFailed, NotificationRetry
+from orchestrator_free.vocabulary.notices import (
+    LetterSettled,
+    NotificationDelivered,
+    NotificationFailed,
+    NotificationRetry,
+)
 from orchestrator_free.vocabulary.runs import (
     Data,
     File,
@@ -68,7 +73,7 @@ VOCABULARY: Final[dict[str, tuple[type[Payload], ...]]] = {
     "stage": (AskEscalated, AskExpired, AskWithdrawn, LeaseLapsed),
     "floor": (Floor,),
     "lease": (LeaseTaken, LeaseReleased),
-    "notice": (NotificationFailed, NotificationRetry, NotificationDelivered),
+    "notice": (NotificationFailed, NotificationRetry, NotificationDelivered, LetterSettled),
 }  # fmt: skip
 
 

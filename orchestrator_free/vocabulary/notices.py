@@ -32,3 +32,13 @@ class NotificationDelivered(_Notification):
     """A notification that was given up has arrived after all (kind `notice`)."""
 
     type: Literal["notification.delivered"] = "notification.delivered"
+
+
+class LetterSettled(Payload):
+    """Somebody has seen to a dead letter: had it tried again, or dismissed it (kind `notice`)."""
+
+    type: Literal["letter.settled"] = "letter.settled"
+    letter: str = Field(description="which one: its kind, its member and its id, as `run/writer/3f2a…`")
+    how: Literal["retried", "dismissed"]
+    by: str = Field("", description="who did it")
+    reason: str = ""

@@ -305,7 +305,7 @@ function takeNotice(fold, event, sequence) {
     const { type, about, position, tries, error = "" } = event.event;
     const status = NOTICE[type];
     if (!status)
-        return false;
+        return type === "letter.settled"; // for who operates
     const key = `${event.member}/${event.id}`;
     fold.notices.delete(key);
     fold.notices.set(key, { notice: event.id, from: event.member, about, position, status, tries, error, time: event.time, sequence });

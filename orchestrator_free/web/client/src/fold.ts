@@ -301,7 +301,7 @@ function takeStage(fold: Fold, event: Envelope, sequence: number): boolean {
 function takeNotice(fold: Fold, event: Envelope, sequence: number): boolean {
   const { type, about, position, tries, error = "" } = event.event as any;
   const status = NOTICE[type];
-  if (!status) return false;
+  if (!status) return type === "letter.settled"; // for who operates
   const key = `${event.member}/${event.id}`;
   fold.notices.delete(key);
   fold.notices.set(key, { notice: event.id, from: event.member, about, position, status, tries, error, time: event.time, sequence });
