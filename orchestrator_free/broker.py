@@ -156,11 +156,13 @@ class Broker:
         """
         return Broker(self.log, check_name("member", member))
 
-    async def sessions(self, *, after: str = "", limit: int = 100) -> list[SessionInfo]:
-        """List sessions that were created, by id, from the one after `after`."""
+    async def sessions(
+        self, *, after: str = "", limit: int = 100, accept: Callable[[str], bool] = lambda _: True
+    ) -> list[SessionInfo]:
+        """List sessions that were created, by id, from the one after `after`; of those only what `accept` takes."""
         subjects = await self.log.names("meta")
         found = {where.session: shard for subject, shard in subjects.items() if (where := parse(subject))}
-        page = sorted(name for name in found if name > after)[:limit]
+        page = sorted(name for name in found if name > after and accept(name))[:limit]
         folds = await asyncio.gather(*(self.session(name).meta() for name in page))
         return [
             SessionInfo(name, meta["title"], meta["agents"], meta["created"])

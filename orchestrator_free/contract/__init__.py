@@ -31,6 +31,7 @@ from orchestrator_free.contract.roles import (
     permissions,
 )
 from orchestrator_free.contract.streams import (
+    ACCESS_BUCKET,
     AUDIT,
     OBJECT_BUCKET,
     PRESENCE_BUCKET,
@@ -40,6 +41,7 @@ from orchestrator_free.contract.streams import (
     TOMBSTONE_ROOT,
     WIRE,
     StreamSettings,
+    access_stream,
     audit_stream,
     differences,
     lasting_streams,
@@ -51,6 +53,7 @@ from orchestrator_free.contract.streams import (
 )
 
 __all__ = (
+    "ACCESS_BUCKET",
     "ACK_WAIT_SECONDS",
     "AUDIT",
     "CREATED",
@@ -68,6 +71,7 @@ __all__ = (
     "WIRE",
     "Role",
     "StreamSettings",
+    "access_stream",
     "agent_consumer",
     "agent_consumer_name",
     "audit_stream",

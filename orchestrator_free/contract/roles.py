@@ -8,6 +8,7 @@ from typing import Any, Final
 from orchestrator_free.contract.consumers import agent_consumer_name, control_consumer_name, service_consumer_name
 from orchestrator_free.contract.durable import DURABLE_ROOT, DURABLE_STREAM
 from orchestrator_free.contract.streams import (
+    ACCESS_BUCKET,
     AUDIT,
     OBJECT_BUCKET,
     PRESENCE_BUCKET,
@@ -111,6 +112,12 @@ _CORE: Final = (
     "$JS.API.CONSUMER.MSG.NEXT.{stream}.>",
     "$JS.ACK.{stream}.>",
     "$JS.ACK.*.*.{stream}.>",
+    # Tickets, and what is revoked: nobody else may read or write them.
+    f"$KV.{ACCESS_BUCKET}.>",
+    f"$JS.API.STREAM.INFO.KV_{ACCESS_BUCKET}",
+    f"$JS.API.STREAM.CREATE.KV_{ACCESS_BUCKET}",
+    f"$JS.API.STREAM.MSG.GET.KV_{ACCESS_BUCKET}",
+    f"$JS.API.DIRECT.GET.KV_{ACCESS_BUCKET}",
     # It writes what was done, and whether something was erased; it reads nothing of the rest.
     f"{AUDIT_ROOT}.>",
     f"$JS.API.STREAM.CREATE.{AUDIT}",

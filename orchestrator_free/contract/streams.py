@@ -22,8 +22,10 @@ AUDIT: Final = "SESSIONS_AUDIT"
 TOMBSTONE_ROOT: Final = f"{AUDIT_ROOT}.tombstone"
 PRESENCE_BUCKET: Final = "orchestrator_free_presence"
 OBJECT_BUCKET: Final = "orchestrator_free_objects"
+ACCESS_BUCKET: Final = "orchestrator_free_access"
 PRESENCE_TTL_SECONDS: Final = 6
 _DUPLICATES_SECONDS: Final = 120
+_ACCESS_BYTES: Final = 64 * 1024 * 1024
 _SECOND: Final = 1_000_000_000
 
 
@@ -160,6 +162,25 @@ def audit_stream(settings: StreamSettings) -> dict[str, Any]:
         "allow_rollup_hdrs": False,
         "deny_delete": True,
         "deny_purge": True,
+    }
+
+
+def access_stream(settings: StreamSettings) -> dict[str, Any]:
+    """Return the stream behind the bucket of the gateways' identity: tickets, which vanish, and what is revoked."""
+    return {
+        "name": f"KV_{ACCESS_BUCKET}",
+        "description": "orchestrator-free: tickets, and tokens that count no more",
+        "subjects": [f"$KV.{ACCESS_BUCKET}.>"],
+        "max_msgs_per_subject": 1,
+        "storage": "file",
+        "num_replicas": settings.replicas,
+        "discard": "new",
+        "max_bytes": _ACCESS_BYTES,
+        "max_msg_size": 16384,
+        "allow_direct": True,
+        "allow_msg_ttl": True,
+        "allow_rollup_hdrs": False,
+        "deny_delete": True,
     }
 
 

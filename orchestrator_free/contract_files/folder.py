@@ -27,6 +27,7 @@ def files(shards: int = 1) -> dict[str, str]:
         "streams/presence.json": _json(contract.presence_stream()),
         "streams/timers.json": _json(contract.timer_stream(settings)),
         "streams/objects.json": _json(contract.object_stream(settings)),
+        "streams/access.json": _json(contract.access_stream(settings)),
         "streams/audit.json": _json(contract.audit_stream(settings)),
         "consumers/agent.json": _json(contract.agent_consumer(0, AGENT)),
         "consumers/service.json": _json(contract.service_consumer(0, "billing")),

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from orchestrator_free.errors import InvalidInput, SessionNotFound
 from orchestrator_free.fold import Fold
 from orchestrator_free.gateway.bodies import json_answer, read_body, repeat_id
+from orchestrator_free.gateway.caller import speaker
 from orchestrator_free.gateway.fallback import FeedResponse
 from orchestrator_free.gateway.openapi import body, operation, query
 from orchestrator_free.gateway.resource import Resource
@@ -90,7 +91,7 @@ class AgUi(Resource):
     async def run(self, request: Request) -> Any:
         """Append what the person said and stream its answer."""
         said = await read_body(request, RunBody)
-        member = check_name("member", request.query_params.get("member", "user"))
+        member = speaker(request, request.query_params.get("member"), "member")
         check_name("threadId", said.thread)
         to = request.path_params.get("agent", _DEFAULT)
         chosen = said.forwarded.get("to", ALL) if to == _DEFAULT else to
@@ -98,14 +99,14 @@ class AgUi(Resource):
             raise InvalidInput("forwardedProps.to: expected an agent's name, or a list of names")
         input, text = _token(said.run), _text(said.messages)
         Answer(member, input, request.headers.get("last-event-id", ""))
-        session = await self.begun(said.thread, member)  # now: what is wrong begins nothing
+        session = await self.begun(request, said.thread, member)  # now: what is wrong begins nothing
         await session.send(text, to=chosen, id=input)
         return await self._stream(request, session.id, member, input, modern=said.version is not None)
 
     async def _stream(
         self, request: Request, session: str, sender: str, input: str, *, modern: bool, asked: bool = False
     ) -> FeedResponse:
-        channel = await self.caught_up(session)
+        channel = await self.caught_up(request, session)
         cursor = request.headers.get("last-event-id", "")
         stream = EventStream(session, sender, input, modern=modern, asked=asked, cursor=cursor)
 
@@ -125,7 +126,7 @@ class AgUi(Resource):
         session = check_name("threadId", asked.get("threadId") or asked.get("runId", "").partition("~")[0])
         run = asked.get("runId", "").rpartition("~")[2]
         try:
-            channel = await self.caught_up(session)
+            channel = await self.caught_up(request, session)
         except SessionNotFound:
             return json_answer({"messages": [], "activeRun": None, "interrupts": []})
         if run:
@@ -144,9 +145,9 @@ class AgUi(Resource):
     async def connect(self, request: Request) -> Any:
         """Replay the whole thread, what people said included, and follow what is being answered."""
         said = await read_body(request, RunBody)
-        channel = await self.caught_up(check_name("threadId", said.thread))
+        channel = await self.caught_up(request, said.thread, "threadId")
         thread = _Thread(channel.fold, await self.whole(channel), said.thread, modern=said.version is not None)
-        member = check_name("member", request.query_params.get("member", "user"))
+        member = speaker(request, request.query_params.get("member"), "member")
         return answered(channel, thread.tell, member, (_EXPOSED,))
 
     async def info(self, request: Request) -> Response:
@@ -157,7 +158,7 @@ class AgUi(Resource):
 
     async def stop(self, request: Request) -> Response:
         """Cancel the answers in the making."""
-        session = await self.session(request, request.query_params.get("member", "user"))
+        session = await self.session(request, request.query_params.get("member"))
         agent = request.path_params["agent"]
         sent = await session.control.cancel(to=ALL if agent == _DEFAULT else agent)
         return json_answer({"stopped": True, "control": sent.control})

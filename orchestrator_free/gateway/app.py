@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ from starlette.websockets import WebSocket
 
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import InvalidInput, SessionNotFound
+from orchestrator_free.gateway.access import AccessRoutes
 from orchestrator_free.gateway.agui import AgUi
 from orchestrator_free.gateway.asks import AskRoutes
 from orchestrator_free.gateway.bodies import (
@@ -32,11 +32,14 @@ from orchestrator_free.gateway.bodies import (
     repeat_id,
 )
 from orchestrator_free.gateway.branches import Branches, send_placed
+from orchestrator_free.gateway.caller import caller, enter, new_session, speaker
 from orchestrator_free.gateway.chat import Chat
 from orchestrator_free.gateway.controls import Controls
+from orchestrator_free.gateway.counts import GuardCounts
 from orchestrator_free.gateway.durable_streams.routes import DurableStreamRoutes
 from orchestrator_free.gateway.feed import open_feed
 from orchestrator_free.gateway.floor import Floors
+from orchestrator_free.gateway.guard import Gate, Guard
 from orchestrator_free.gateway.hub import Hub
 from orchestrator_free.gateway.notices import Notices
 from orchestrator_free.gateway.openapi import DOCS_PAGE, openapi
@@ -49,6 +52,8 @@ from orchestrator_free.gateway.state import StateRoutes
 from orchestrator_free.gateway.tools import Tools
 from orchestrator_free.gateway.web import Web
 from orchestrator_free.gateway.websocket import follow_socket
+from orchestrator_free.identity.tokens import Verifier
+from orchestrator_free.jetstream import AccessBucket
 from orchestrator_free.metrics import GatewayMetrics
 from orchestrator_free.session import Session
 from orchestrator_free.subjects import check_name
@@ -76,10 +81,16 @@ class Gateway:
     Attributes:
         app: the ASGI application; serve it with `gateway.serving` or any ASGI server.
         registry: what `/metrics` shows.
+        gate: who may come in.
     """
 
     def __init__(
-        self, broker: Broker, *, registry: CollectorRegistry | None = None, settings: GatewaySettings | None = None
+        self,
+        broker: Broker,
+        *,
+        registry: CollectorRegistry | None = None,
+        settings: GatewaySettings | None = None,
+        verifier: Verifier | None = None,
     ) -> None:
         self.broker = broker
         self.registry = registry or CollectorRegistry()
@@ -89,10 +100,14 @@ class Gateway:
         self.resources = [make(broker, self.hub) for make in _RESOURCES]
         self.draining = False
         self.durability = "unknown"
-        origins = Middleware(Origins, allowed=[check_origin(one) for one in settings.allow_origins])
-        self.app = Starlette(
-            routes=self._routes(), exception_handlers=HANDLERS, lifespan=self._lifespan, middleware=[origins]
-        )
+        self.gate = Gate(AccessBucket(broker.log), verifier, settings, GuardCounts(self.registry))
+        self.resources.append(AccessRoutes(broker, self.hub, self.gate))
+        routes = self._routes()
+        middleware = [
+            Middleware(Origins, allowed=[check_origin(one) for one in settings.allow_origins]),
+            Middleware(Guard, gate=self.gate, routes=routes),
+        ]
+        self.app = Starlette(routes=routes, exception_handlers=HANDLERS, lifespan=self._lifespan, middleware=middleware)
 
     def _routes(self) -> list[BaseRoute]:
         return [
@@ -114,11 +129,13 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        keeper = asyncio.create_task(self.hub.run(), name="hub")
+        await self.gate.open()
+        keepers = [asyncio.create_task(one.run(), name=type(one).__name__) for one in (self.hub, self.gate)]
         try:
             yield
         finally:
-            keeper.cancel()
+            for keeper in keepers:
+                keeper.cancel()
             self.hub.close()
             for resource in self.resources:
                 resource.close()
@@ -129,27 +146,29 @@ class Gateway:
 
     # -- sessions -----------------------------------------------------------------------------------------------
 
-    def _session(self, request: Request, member: str = "user") -> Session:
-        return Broker(self.broker.log, check_name("from", member)).session(request.path_params["session"])
+    def _session(self, request: Request, claimed: str | None = None) -> Session:
+        name = enter(request, request.path_params["session"])
+        return self.broker.as_member(speaker(request, claimed)).session(name)
 
     async def create_session(self, request: Request) -> Response:
         """Begin a session."""
         body = await read_body(request, NewSession)
-        name = check_name("session", secrets.token_hex(12) if body.session is None else body.session)
-        session = Broker(self.broker.log, "user").session(name)
+        name = new_session(request, body.session)
+        session = self.broker.as_member(caller(request).member).session(name)
         position = await session.create(title=body.title, agents=body.agents, compaction=body.compaction)
         return json_answer({"session": name, "position": str(position)}, 201, location=f"/sessions/{name}")
 
     async def list_sessions(self, request: Request) -> Response:
         """List the sessions."""
         limit = number(request, "limit", 100, 1, 1000)
-        found = await self.broker.sessions(after=request.query_params.get("after", ""), limit=limit)
+        after, accept = request.query_params.get("after", ""), caller(request).enters
+        found = await self.broker.sessions(after=after, limit=limit, accept=accept)
         lines = [{"session": s.session, "title": s.title, "agents": s.agents, "created": s.created} for s in found]
         return json_answer({"sessions": lines, "next": found[-1].session if len(found) == limit else None})
 
     async def show_session(self, request: Request) -> Response:
         """Return the folded view."""
-        channel = await self.hub.channel(check_name("session", request.path_params["session"]))
+        channel = await self.hub.channel(enter(request, request.path_params["session"]))
         position, view = await channel.snapshot()
         return Response(view, 200, {"etag": f'"{position}"', "cache-control": "no-cache"}, "application/json")
 
@@ -184,7 +203,6 @@ class Gateway:
 
     async def follow_session(self, request: Request) -> Any:
         """Stream the events."""
-        check_name("session", request.path_params["session"])
         return await open_feed(request, self.hub)
 
     async def follow_socket(self, websocket: WebSocket) -> None:
@@ -194,7 +212,10 @@ class Gateway:
     async def get_object(self, request: Request) -> Response:
         """Return a file, or the parts of a large finished run."""
         name = check_name("object", request.path_params["name"])
-        data = await self._session(request).object(name)
+        try:
+            data = await self._session(request).object(name)
+        except SessionNotFound:
+            data = None  # that is not the caller's; of one that is not there the store knows no object, either
         if data is None:
             raise HTTPException(404, "this session has no object of that name")
         safe = {"content-disposition": "attachment", "x-content-type-options": "nosniff"}
@@ -215,6 +236,7 @@ class Gateway:
             "broker": "connected" if connected else "disconnected",
             "draining": self.draining,
             "durability": self.durability,
+            "identity": "open" if self.gate.verifier is None else "tokens",
         }
         return json_answer(state, 200 if ready else 503)
 

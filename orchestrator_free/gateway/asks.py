@@ -26,7 +26,7 @@ _ROOT: Final = "/sessions/{session}/asks"
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    sender: str = Field("user", alias="from", description="the member who says it")
+    sender: str | None = Field(None, alias="from", description="the member who says it")
 
 
 class NewAsk(_Body):

@@ -37,8 +37,8 @@ _TICK_SECONDS: Final = 0.25
 ENTRY_DEVICES: Final = 256
 
 
-def visit_of(query: Mapping[str, str]) -> Visit:
-    """Read who looks from a feed's query: `member`, `device`, `presence` (`0` hides, `follow` tells of others).
+def visit_of(query: Mapping[str, str], member: str) -> Visit:
+    """Read with what somebody looks from a feed's query: `device`, `presence` (`0` hides, `follow` tells of others).
 
     Raises:
         InvalidInput: a name that cannot be one, an unknown word.
@@ -48,7 +48,6 @@ def visit_of(query: Mapping[str, str]) -> Visit:
         raise InvalidInput(
             f"presence={unknown[0][:40]!r} is unknown; there are 0 (hide) and follow (tell me of others)"
         )
-    member = check_name("member", query.get("member", "user"))
     device = check_name("device", query["device"]) if "device" in query else f"{getrandbits(32):08x}"
     return Visit(member, device, "0" not in words, "follow" in words)
 

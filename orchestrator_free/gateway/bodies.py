@@ -64,7 +64,7 @@ class NewInput(BaseModel):
     overlap: Overlap | None = Field(
         None, description="what becomes of it if the agent is at work; counts if the agent allows that"
     )
-    sender: str = Field("user", alias="from", description="the member who says it")
+    sender: str | None = Field(None, alias="from", description="the member who says it")
 
 
 def json_answer(value: Any, status: int = 200, **headers: str) -> Response:

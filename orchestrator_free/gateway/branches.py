@@ -13,12 +13,12 @@ from starlette.routing import Route
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.fold import View
 from orchestrator_free.gateway.bodies import NewInput, json_answer, read_body
+from orchestrator_free.gateway.caller import new_session
 from orchestrator_free.gateway.openapi import body, operation, path, query
 from orchestrator_free.gateway.resource import Resource
 from orchestrator_free.session import Sent, Session
 from orchestrator_free.session.branches import UNCHANGED, tree_of
 from orchestrator_free.session.fork import fork_session
-from orchestrator_free.subjects import check_name
 from orchestrator_free.views.conversation import conversation
 
 
@@ -28,7 +28,7 @@ class ChosenBranch(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     input: str = Field(description="`<sender>/<id>` of an input, or its id alone if that is clear")
-    sender: str = Field("user", alias="from", description="the member who chooses")
+    sender: str | None = Field(None, alias="from", description="the member who chooses")
 
 
 class NewFork(BaseModel):
@@ -39,7 +39,7 @@ class NewFork(BaseModel):
     session: str | None = Field(None, description="id of the new session; made up if absent")
     at: str | None = Field(None, description="the position up to which its history is taken over; absent: all")
     title: str | None = Field(None, max_length=500, description="for people; the old one if absent")
-    sender: str = Field("user", alias="from", description="the member who begins it")
+    sender: str | None = Field(None, alias="from", description="the member who begins it")
 
 
 class Branches(Resource):
@@ -78,7 +78,7 @@ class Branches(Resource):
         )
 
     async def _view(self, request: Request) -> tuple[str, View]:
-        channel = await self.hub.channel(check_name("session", request.path_params["session"]))
+        channel = await self.channel(request)
         position, view = await channel.snapshot()
         return str(position), orjson.loads(view)
 
@@ -104,8 +104,9 @@ class Branches(Resource):
         """Begin a new session."""
         wanted = await read_body(request, NewFork)
         session = await self.session(request, wanted.sender)
-        broker = self.broker.as_member(wanted.sender)
-        made = await fork_session(broker, session, wanted.session, at=wanted.at, title=wanted.title)
+        broker = self.broker.as_member(session.member)
+        name = new_session(request, wanted.session)
+        made = await fork_session(broker, session, name, at=wanted.at, title=wanted.title)
         meta = await broker.session(made.session).meta()
         answer = {"session": made.session, "position": str(made.position), "forked_from": meta["forked_from"]}
         return json_answer(answer, 201, location=f"/sessions/{made.session}")

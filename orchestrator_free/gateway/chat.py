@@ -11,7 +11,7 @@ from typing import Any, Final, get_args
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
@@ -20,6 +20,7 @@ from orchestrator_free.broker import Broker
 from orchestrator_free.errors import InvalidInput, OrchestratorFreeError, SessionNotFound
 from orchestrator_free.fold import Fold
 from orchestrator_free.gateway.bodies import json_answer, number, read_body
+from orchestrator_free.gateway.caller import caller, speaker
 from orchestrator_free.gateway.chat_socket import ChatSocket
 from orchestrator_free.gateway.chunks import Chunks
 from orchestrator_free.gateway.fallback import FeedResponse
@@ -105,26 +106,29 @@ class Chat(Resource):
     async def post(self, request: Request) -> Any:
         """Append what the person said and stream its answer; asked again with the same message, stream it again."""
         said = await read_body(request, ChatBody)
-        member = check_name("member", request.query_params.get("member", "user"))
+        member = speaker(request, request.query_params.get("member"), "member")
         name = check_name("id", said.id if said.id is not None else _made_up(said.messages))
         _profile(request)
-        session, (cursor, sender, input) = await self.said(name, member, said)
+        session, (cursor, sender, input) = await self.said(request, name, member, said)
         approving = said.messages[-1].get("role") == "assistant"
         return await self._tell(request, session.id, sender, input, cursor, approving=approving)
 
-    async def said(self, name: str, member: str, said: ChatBody) -> tuple[Session, tuple[str, str, str]]:
+    async def said(
+        self, request: HTTPConnection, name: str, member: str, said: ChatBody
+    ) -> tuple[Session, tuple[str, str, str]]:
         """Append what is new to a chat, begun if it is new; return also the cursor from which to tell whose answer."""
         last = said.messages[-1]
         if last.get("role") == "assistant" and said.trigger == "submit-message":
             approvals = _approvals(last)
-            session = await self.begun(name, member)
-            return session, await self._approve(session, last, approvals)
+            caller(request).need("approve")
+            session = await self.begun(request, name, member)
+            return session, await self._approve(request, session, last, approvals)
         user = next((one for one in reversed(said.messages) if one.get("role") == "user"), None)
         if user is None or (user is not last and said.trigger == "submit-message"):
             raise InvalidInput(_NOT_NEW)
         text, data = _content(user)
         id = _input_id(user)
-        session = await self.begun(name, member)  # now: what is wrong begins nothing
+        session = await self.begun(request, name, member)  # now: what is wrong begins nothing
         if said.trigger == "regenerate-message":
             sent = await session.branches.regenerate(f"{member}/{id}")
         elif said.message is not None and id is not None:
@@ -135,10 +139,14 @@ class Chat(Resource):
         return session, ("", member, sent.input)
 
     async def _approve(
-        self, session: Session, message: dict[str, Any], approvals: list[dict[str, Any]]
+        self,
+        request: HTTPConnection,
+        session: Session,
+        message: dict[str, Any],
+        approvals: list[dict[str, Any]],
     ) -> tuple[str, str, str]:
         """Take what a person decided about the approvals in a message; go on where its stream ended."""
-        channel = await self.caught_up(session.id)
+        channel = await self.caught_up(request, session.id)
         for approval in approvals:
             if (ask := channel.fold.asks.found.get(approval["id"])) is not None and ask["status"] == "open":
                 value = "approve" if approval["approved"] else "deny"
@@ -167,7 +175,7 @@ class Chat(Resource):
         """Stream the answer in the making; 204 if there is none: also in a chat that has not begun."""
         name, run, mark = _place(request)
         try:
-            channel = await self.caught_up(check_name("session", name))
+            channel = await self.caught_up(request, name)
         except SessionNotFound:
             if run:
                 raise
@@ -203,7 +211,7 @@ class Chat(Resource):
         mark: str = "",
         skip: int = 0,
     ) -> FeedResponse:
-        channel = await self.caught_up(session)
+        channel = await self.caught_up(request, session)
         profile = _profile(request)
         stream = MessageStream(session, sender, input, profile=profile, cursor=cursor, approving=approving)
 
@@ -251,7 +259,7 @@ class Chat(Resource):
         """Cancel the answers in the making; it counts for every device at once."""
         name, run, _ = _place(request)
         request.path_params["session"] = name
-        session = await self.session(request, request.query_params.get("member", "user"))
+        session = await self.session(request, request.query_params.get("member"))
         sent = await session.control.cancel(run or None, to=ALL)
         return json_answer({"control": sent.control, "position": str(sent.position)}, 202)
 
@@ -259,7 +267,7 @@ class Chat(Resource):
         """Return the conversation, empty if it has not begun; an answer in the making is left to its stream."""
         profile = _profile(request)
         try:
-            channel = await self.caught_up(check_name("session", request.path_params["session"]))
+            channel = await self.caught_up(request, request.path_params["session"])
             found = ui_messages(await self.whole(channel), profile=profile)
         except SessionNotFound:
             found = []

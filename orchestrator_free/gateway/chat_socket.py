@@ -16,7 +16,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from orchestrator_free.errors import InvalidInput, OrchestratorFreeError
 from orchestrator_free.gateway.attendance import visit_by
-from orchestrator_free.gateway.websocket import RESTART
+from orchestrator_free.gateway.caller import caller, speaker
+from orchestrator_free.gateway.fallback import keep
+from orchestrator_free.gateway.websocket import RESTART, UNAUTHORIZED
 from orchestrator_free.projections.aisdk import MessageStream
 from orchestrator_free.projections.answer import Answer
 from orchestrator_free.subjects import ALL, check_name
@@ -36,14 +38,22 @@ class ChatSocket:
     def __init__(self, chat: Chat, websocket: WebSocket) -> None:
         self._chat = chat
         self._websocket = websocket
-        self._member = check_name("member", websocket.query_params.get("member", "user"))
+        self._member = speaker(websocket, websocket.query_params.get("member"), "member")
         self._requests: dict[str, asyncio.Task[None]] = {}
         self._answers: dict[str, tuple[str, str]] = {}
         self.visit = visit_by(self._member)
+        self.closed = False
+        self._closing: asyncio.Task[None] | None = None
+
+    def expire(self, reason: str) -> None:
+        """Close it: its token counts no more, and the client comes back with another."""
+        self.closed = True
+        self._closing = asyncio.create_task(self._websocket.close(UNAUTHORIZED, reason), name="expire")
 
     async def serve(self) -> None:
         """Answer frames until the client goes."""
         await self._websocket.accept()
+        keep(self._websocket.scope, self)
         try:
             while True:
                 message = await self._websocket.receive()
@@ -53,6 +63,7 @@ class ChatSocket:
         except WebSocketDisconnect:
             return
         finally:
+            self.closed = True
             for task in self._requests.values():
                 task.cancel()
             await asyncio.gather(*self._requests.values(), return_exceptions=True)
@@ -104,7 +115,9 @@ class ChatSocket:
             said = self._chat.body((body if isinstance(body, dict) else {}) | given)
         except ValidationError as error:
             raise InvalidInput(explain(error)) from error
-        session, (cursor, sender, input) = await self._chat.said(check_name("id", said.id), self._member, said)
+        session, (cursor, sender, input) = await self._chat.said(
+            self._websocket, check_name("id", said.id), self._member, said
+        )
         approving = said.messages[-1].get("role") == "assistant"
         await self._stream(request, session.id, MessageStream(
             session.id, sender, input, profile=7, cursor=cursor, approving=approving
@@ -112,7 +125,7 @@ class ChatSocket:
 
     async def _resume(self, request: str, frame: Frame) -> None:
         session = check_name("id", frame.get("id"))
-        channel = await self._chat.caught_up(session)
+        channel = await self._chat.caught_up(self._websocket, session)
         found = self._chat.asked(channel.fold, "")
         if found is None or Answer(*found).complete(channel.fold):
             await self._tell(request, "no-active")
@@ -122,7 +135,7 @@ class ChatSocket:
 
     async def _stream(self, request: str, session: str, stream: MessageStream) -> None:
         self._answers[request] = (session, stream.answer.run)
-        channel = await self._chat.caught_up(session)
+        channel = await self._chat.caught_up(self._websocket, session)
         news = asyncio.Event()
         leave = channel.listen(news.set)
         channel.attendance.came(channel, self)
@@ -148,6 +161,7 @@ class ChatSocket:
         """Cancel what a request is being answered: its person has pressed stop."""
         answer = self._answers.get(request)
         if answer is not None:
+            caller(self._websocket).need("control")
             session = self._chat.broker.as_member(self._member).session(answer[0])
             await session.control.cancel(answer[1], to=ALL)
 

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator_free.gateway.frames import Selection
+from orchestrator_free.gateway.frames import Selection, control
 from orchestrator_free.gateway.transport import Feed
 
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ class Client:
         """The buffer has drained: go on from the cursor."""
         if self.cursor >= 0:
             self.channel.pump(self)
+
+    def farewell(self, reason: str) -> bytes:
+        """What it is told when its token counts no more; it comes back with another one, behind its position."""
+        return control(reason, {"session": self.channel.session}, form=self.selection.form)
 
     def on_close(self, conn: Feed) -> None:
         """The connection is over."""

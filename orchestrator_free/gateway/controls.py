@@ -30,7 +30,7 @@ class NewControl(BaseModel):
     reason: str | None = Field(None, description="for people")
     within_seconds: float | None = Field(None, ge=0, le=86400, description="not accepted by then, it expires")
     id: str | None = Field(None, description="the same id and content is said once")
-    sender: str = Field("user", alias="from", description="the member who says it")
+    sender: str | None = Field(None, alias="from", description="the member who says it")
 
 
 class Controls(Resource):

@@ -21,6 +21,7 @@ from orchestrator_free.gateway.transport import (
     Head,
     Limits,
 )
+from orchestrator_free.gateway.watch import STAY, Open, Stay
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -133,8 +134,16 @@ async def stream_feed(
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return
     conn = AsgiFeedConnection(handler, limits)
+    keep(scope, conn)
     opened(conn)
     await conn.run(receive, send)
+
+
+def keep(scope: Scope, connection: Open) -> None:
+    """Have a connection looked after, where there is a guard that does."""
+    stay: Stay | None = scope.get(STAY)
+    if stay is not None:
+        stay.keep(connection)
 
 
 class FeedResponse:
@@ -156,6 +165,7 @@ class FeedResponse:
             await stream_feed(scope, receive, send, self.head, self.handler, self.opened)
             return
         conn = take(self.head, self.handler)
+        keep(scope, conn)
         try:
             self.opened(conn)
         except BaseException:

@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection, Request
 
 from orchestrator_free.errors import InvalidInput, PositionLost
 from orchestrator_free.gateway.attendance import visit_of
+from orchestrator_free.gateway.caller import enter, speaker
 from orchestrator_free.gateway.channel import Channel
 from orchestrator_free.gateway.client import Client
 from orchestrator_free.gateway.fallback import FeedResponse
@@ -48,8 +49,9 @@ async def prepare(request: HTTPConnection, hub: Hub, form: Format) -> tuple[Clie
     after = _after(request)
     until_idle = _flag("until", query.get("until"), "idle")
     snapshot = _flag("snapshot", query.get("snapshot"), "1")
-    visit = visit_of(query)
-    channel = await hub.channel(request.path_params["session"])
+    session = enter(request, request.path_params["session"])
+    visit = visit_of(query, speaker(request, query.get("member"), "member"))
+    channel = await hub.channel(session)
     if until_idle and hub.broker.log.wire.connected.is_set():
         await channel.reach()  # an input that was just sent elsewhere is no rest
     start, begin = await _beginning(channel, after, selection, hub, snapshot=snapshot)

@@ -27,7 +27,7 @@ class NewFloorStep(BaseModel):
     to: str | None = Field(None, description="request: who is asked; `desk` for whoever is at the desk")
     reason: str = Field("", max_length=2000, description="for people")
     cancel: bool = Field(True, description="take: end what the others are about to answer")
-    sender: str = Field("user", alias="from", description="the member who takes the step")
+    sender: str | None = Field(None, alias="from", description="the member who takes the step")
 
 
 class Floors(Resource):

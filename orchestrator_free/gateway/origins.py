@@ -85,6 +85,12 @@ class Origins:
             await self._app(*_with_headers(scope, receive, send, more))
 
 
+def page_of(headers: Headers) -> str:
+    """Return the origin of the page that asks; empty for the gateway's own, and where no page does."""
+    origin = headers.get("origin")
+    return origin.lower() if origin is not None and _foreign(origin, headers) else ""
+
+
 def _foreign(origin: str | None, headers: Headers) -> bool:
     """Whether a page of another origin asks. A page cannot forge either header."""
     site = headers.get("sec-fetch-site")

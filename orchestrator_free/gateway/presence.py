@@ -14,6 +14,7 @@ from orchestrator_free.errors import InvalidInput
 from orchestrator_free.gateway.bodies import json_answer, read_body
 from orchestrator_free.gateway.openapi import body, operation, path
 from orchestrator_free.gateway.resource import Resource
+from orchestrator_free.session import Session
 from orchestrator_free.subjects import check_name
 
 _PATH = "/sessions/{session}/presence"
@@ -30,7 +31,7 @@ class NewPresence(BaseModel):
     reason: str = Field("", max_length=500, description="for people")
     back: str | None = Field(None, description="RFC 3339 with a zone: when it expects to be back")
     device: str | None = Field(None, description="which device is idle or active, as its feed named it")
-    sender: str = Field("user", alias="from", description="the member who says it")
+    sender: str | None = Field(None, alias="from", description="the member who says it")
 
 
 class PresenceRoutes(Resource):
@@ -54,7 +55,7 @@ class PresenceRoutes(Resource):
 
     async def show(self, request: Request) -> Response:
         """Return every member."""
-        channel = await self.hub.channel(check_name("session", request.path_params["session"]))
+        channel = await self.channel(request)
         members = await self.hub.attendance.members(channel)
         shown = [member.as_dict() for member in members]
         return json_answer({"session": channel.session, "position": str(channel.position), "members": shown})
@@ -64,23 +65,24 @@ class PresenceRoutes(Resource):
         said = await read_body(request, NewPresence)
         session = await self.session(request, said.sender)
         if said.status in ("idle", "active"):
-            return await self._say_of_device(session.id, said)
+            return await self._say_of_device(session, said)
         if said.device is not None:
             raise InvalidInput("device: only idle and active are said of a device; away is said of the member")
         position = await session.presence.set(said.status, reason=said.reason, back=said.back)
         return json_answer({"position": str(position)}, 202)
 
-    async def _say_of_device(self, session: str, said: NewPresence) -> Response:
+    async def _say_of_device(self, session: Session, said: NewPresence) -> Response:
         if said.device is None or said.reason or said.back:
             raise InvalidInput(f"{said.status} is said of a device: name it in `device`, without `reason` and `back`")
         device = check_name("device", said.device)
         attendance = self.hub.attendance
-        if not attendance.set_status(session, said.sender, device, said.status):
-            if not await self._is_elsewhere(session, said.sender, device):
-                raise HTTPException(404, f"no device {device!r} of {said.sender!r} looks at this session")
-            attendance.tell_device(session, said.sender, device, said.status)
-        return json_answer({"member": said.sender, "device": device, "status": said.status})
+        member = session.member
+        if not attendance.set_status(session.id, member, device, said.status):
+            if not await self._is_elsewhere(session, device):
+                raise HTTPException(404, f"no device {device!r} of {member!r} looks at this session")
+            attendance.tell_device(session.id, member, device, said.status)
+        return json_answer({"member": member, "device": device, "status": said.status})
 
-    async def _is_elsewhere(self, session: str, member: str, device: str) -> bool:
-        watchers = await self.broker.session(session).watchers()
-        return any((one.member, one.device) == (member, device) for one in watchers)
+    async def _is_elsewhere(self, session: Session, device: str) -> bool:
+        watchers = await session.watchers()
+        return any((one.member, one.device) == (session.member, device) for one in watchers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Final
 
@@ -27,6 +28,9 @@ _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (errors.AskNotFound, 404),
     (errors.NoticeNotFound, 404),
     (errors.LetterNotFound, 404),
+    (errors.NotAuthenticated, 401),
+    (errors.NotAllowed, 403),
+    (errors.TooManyRequests, 429),
     (errors.NotAsked, 403),
     (errors.AskClosed, 409),
     (errors.PositionLost, 410),
@@ -53,6 +57,15 @@ def problem(status: int, title: str, detail: str, *, type_: str = "about:blank")
     return JSONResponse(body, status_code=status, headers=headers, media_type="application/problem+json")
 
 
+def _more(error: Exception) -> dict[str, str]:
+    """Return the headers that say to a program what the error says to people."""
+    if isinstance(error, errors.TooManyRequests):
+        return {"retry-after": str(max(1, math.ceil(error.seconds)))}
+    if isinstance(error, errors.NotAuthenticated):
+        return {"www-authenticate": 'Bearer realm="orchestrator-free", error="invalid_token"'}
+    return {}
+
+
 def _words(error: BaseException) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__)
 
@@ -65,7 +78,9 @@ async def on_error(request: HTTPConnection, error: Exception) -> Response:
             urn = f"urn:orchestrator-free:problem:{title.lower().replace(' ', '-')}"
             if status in (503, 504):
                 _log.warning("the broker does not answer", path=request.url.path, error=str(error))
-            return problem(status, title, _AWAY if status in (503, 504) else str(error), type_=urn)
+            response = problem(status, title, _AWAY if status in (503, 504) else str(error), type_=urn)
+            response.headers.update(_more(error))
+            return response
     _log.error("request failed", path=request.url.path, exc_info=error)
     return problem(500, "Internal error", "the gateway failed; its log says more")
 

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute
 
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import SessionExists, SessionNotFound
 from orchestrator_free.fold import Fold
+from orchestrator_free.gateway.caller import begins, enter, speaker
 from orchestrator_free.session import Session
-from orchestrator_free.subjects import check_name
 
 if TYPE_CHECKING:
     from orchestrator_free.gateway.channel import Channel
@@ -40,32 +40,48 @@ class Resource(ABC):
     def close(self) -> None:  # noqa: B027 - most have nothing to let go of
         """Let go of what it holds; called when the gateway ends."""
 
-    async def session(self, request: Request, member: str = "user") -> Session:
-        """Return the session of a request, as a member sees it.
+    async def session(self, request: HTTPConnection, claimed: str | None = None) -> Session:
+        """Return the session of a request, as who speaks sees it; `claimed` is what the request itself says of that.
 
         Raises:
-            SessionNotFound: it was never begun.
+            SessionNotFound: it was never begun, or the caller may not enter it.
+            NotAllowed: the caller does not speak for that member.
         """
-        session = Broker(self.broker.log, check_name("from", member)).session(request.path_params["session"])
+        name = enter(request, request.path_params["session"])
+        session = self.broker.as_member(speaker(request, claimed)).session(name)
         if self.hub.hot(session.id) is None and not await session.exists():
             raise SessionNotFound(session.id)
         return session
 
-    async def begun(self, name: str, member: str) -> Session:
+    async def begun(self, request: HTTPConnection, name: str, member: str) -> Session:
         """Return a session as a member sees it; begun if it is new.
 
         Raises:
             InvalidName: the id cannot be one.
+            SessionNotFound: the caller may not enter it, whether or not there is one.
         """
-        session = self.broker.as_member(member).session(name)
+        session = self.broker.as_member(member).session(enter(request, name))
         if self.hub.hot(session.id) is None and not await session.exists():
+            begins(request)
             with contextlib.suppress(SessionExists):  # another device was first
                 await session.create()
         return session
 
-    async def caught_up(self, session: str) -> Channel:
-        """Return the channel of a session, with what was just said at another gateway."""
-        channel = await self.hub.channel(session)
+    async def channel(self, request: HTTPConnection) -> Channel:
+        """Return the channel of a request's session.
+
+        Raises:
+            SessionNotFound: there is none, or the caller may not enter it.
+        """
+        return await self.hub.channel(enter(request, request.path_params["session"]))
+
+    async def caught_up(self, request: HTTPConnection, session: str, what: str = "session") -> Channel:
+        """Return the channel of a session, with what was just said at another gateway.
+
+        Raises:
+            SessionNotFound: there is none, or the caller may not enter it.
+        """
+        channel = await self.hub.channel(enter(request, session, what))
         if self.hub.broker.log.wire.connected.is_set():
             await channel.reach()
         return channel

@@ -65,6 +65,7 @@ class Server:
             "ws_per_message_deflate": False,  # a compressor per client costs more than the bytes
             "access_log": False,
             "server_header": False,
+            "proxy_headers": False,  # whose word counts is a setting of ours
             "log_config": None,
         }
         self.host = host

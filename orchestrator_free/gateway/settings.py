@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 _MIB = 1024 * 1024
 
@@ -22,6 +23,14 @@ class GatewaySettings:
         stream_tail_bytes: newest bytes of a durable stream that are kept in memory.
         long_poll_seconds: how long a long-poll of a durable stream waits.
         allow_origins: web pages that may use it beside its own, as http://localhost:3000; no wildcard.
+        hosts: names under which it may be reached; empty for any. A page that renames itself cannot use one of a few.
+        trusted_proxies: addresses and networks whose `X-Forwarded-For` is believed.
+        metrics: who may read /metrics without a token that may `operate`: this host, everybody, or nobody.
+        member_requests_per_second: of one member, five times as many at once; 0 for any number, as with the others.
+        address_requests_per_second: of one address.
+        member_feeds: open feeds of one member.
+        address_feeds: open feeds of one address.
+        member_sessions_per_hour: sessions that one member begins.
     """
 
     tail_bytes: int = 16 * _MIB
@@ -34,3 +43,11 @@ class GatewaySettings:
     stream_tail_bytes: int = 2 * _MIB
     long_poll_seconds: float = 30.0
     allow_origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    metrics: Literal["loopback", "open", "token"] = "open"
+    member_requests_per_second: float = 0.0
+    address_requests_per_second: float = 0.0
+    member_feeds: int = 0
+    address_feeds: int = 0
+    member_sessions_per_hour: int = 0

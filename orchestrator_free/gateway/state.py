@@ -28,7 +28,7 @@ _SEQUENCE: Final = re.compile("[0-9]{1,19}")
 #: versions of a page: each may have 256 KiB
 _HISTORY: Final = 100
 _KEY: Final = {"name": "key", "in": "path", "required": True, "schema": {"type": "string"}}
-_FROM: Final = query("from", "the member who writes; `user` if absent")
+_FROM: Final = query("from", "the member who writes; the token's own if absent")
 _CONDITIONS: Final = [
     {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": f"header: {about}"}
     for name, about in (
@@ -159,7 +159,7 @@ class StateRoutes(Resource):
 
     async def _addressed(self, request: Request) -> tuple[Session, str]:
         """Return the session as the member who writes sees it, and the key."""
-        session = await self.session(request, request.query_params.get("from", "user"))
+        session = await self.session(request, request.query_params.get("from"))
         return session, check_name("key", request.path_params["key"])
 
 

@@ -122,6 +122,10 @@ class Teller:
         """The buffer has drained."""
         self.go_on()
 
+    def farewell(self, reason: str) -> bytes:
+        """A comment: to the clients of other protocols a frame of ours would be an error."""
+        return f": {reason}\n\n".encode()
+
     def on_close(self, conn: Feed) -> None:
         """The client has gone, or was told everything."""
         self._leave()

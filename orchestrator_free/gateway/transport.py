@@ -168,6 +168,13 @@ class Feed(ABC):
     def abort(self) -> None:
         """Close at once, without what is buffered; the client sees a truncated body."""
 
+    def expire(self, reason: str) -> None:
+        """Cut it because its client's token counts no more, and say so in the handler's words, if it has any."""
+        farewell = getattr(self.handler, "farewell", None)
+        if farewell is not None and self.end is None:
+            self.send(farewell(reason))
+        self.cut()
+
     def pause_writing(self) -> None:
         """Called by the transport above `buffer_bytes`."""
         self.paused_since = time.monotonic()

@@ -109,11 +109,18 @@ class Principal:
         """Whose words it may read; None for everybody's."""
         return None if self.agents is None else self.agents | {self.member}
 
-    def reaches(self, path: str) -> bool:
-        """Whether it may use a stream of the Durable Streams protocol, by its path."""
+    def reach(self, path: str) -> None:
+        """Check that it may use a stream of the Durable Streams protocol, by its path.
+
+        Raises:
+            NotAllowed: it may not, whether or not there is one.
+        """
         if self.streams is not None:
-            return any(_covers(grant, path) for grant in self.streams)
-        return "*" in self.sessions or self.enters(path.removeprefix("sessions/"))
+            granted = any(_covers(grant, path) for grant in self.streams)
+        else:
+            granted = "*" in self.sessions or self.enters(path.removeprefix("sessions/"))
+        if not granted:
+            raise NotAllowed(f"this token is not for the stream {path[:200]!r}")
 
 
 #: everybody, where no identity is asked for

@@ -51,7 +51,7 @@ class Log:
         self.shards = 1
         self.on_new_leader: list[Callable[[int], None]] = []
         self._heard: set[int] = set()
-        self._streams = Streams(wire)
+        self.streams = Streams(wire)
         self._epochs: dict[int, str] = {}
         self._epochs_read: dict[int, float] = {}
         self._clock_ahead = timedelta()
@@ -83,7 +83,7 @@ class Log:
         Raises:
             ConfigMismatch: a stream exists with another structure; nothing is overwritten.
         """
-        self.shards = await self._streams.ensure(settings)
+        self.shards = await self.streams.ensure(settings)
         self._listen()
         await self.refresh()
 

@@ -26,6 +26,7 @@ _NO_JETSTREAM: Final = frozenset({10039, 10076})
 _PRESENCE_FIELDS: Final = ("subjects", "storage", "allow_direct")
 _TIMER_FIELDS: Final = ("subjects", "storage", "allow_direct", "allow_msg_schedules")
 _OBJECT_FIELDS: Final = ("subjects", "storage")
+_ACCESS_FIELDS: Final = ("subjects", "storage", "allow_direct", "allow_msg_ttl")
 
 
 def _settings_of(config: dict[str, Any]) -> contract.StreamSettings:
@@ -69,6 +70,16 @@ class Streams:
         for config, fields in missing:  # only when nothing differs
             await self._create(config, fields)
         return shards
+
+    async def ensure_access(self) -> None:
+        """Create the bucket of identity if it is missing: only who checks tokens needs it, and may.
+
+        Raises:
+            ConfigMismatch: it exists with another structure.
+        """
+        config = contract.access_stream(contract.StreamSettings(replicas=self._replicas))
+        if not await self._is_there(config, _ACCESS_FIELDS):
+            await self._create(config, _ACCESS_FIELDS)
 
     def _on_reconnect(self) -> None:
         """A broker that was started again has no memory streams: make the one of presence anew."""

@@ -285,7 +285,7 @@ async def test_the_gateway_says_that_it_lives_and_is_ready(gateway: Any) -> None
     assert (await gateway.http.get("/healthz")).json() == {"status": "ok"}
     assert ready.status_code == 200
     assert ready.json() == {
-        "status": "ready", "broker": "connected", "draining": False, "durability": "unknown",
+        "status": "ready", "broker": "connected", "draining": False, "durability": "unknown", "identity": "open",
     }  # fmt: skip
 
 

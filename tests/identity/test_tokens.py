@@ -284,7 +284,7 @@ def test_sessions_and_streams_are_those_that_are_granted() -> None:
     assert [one.enters(name) for name in ("s1", "ann-", "ann-7", "s10", "S1", "", "*", "bob-1")] == [True] * 3 + [
         False
     ] * 5
-    assert [one.reaches(path) for path in ("s1", "sessions/ann-1", "sessions/bob", "other/s1")] == [
+    assert [reaches(one, path) for path in ("s1", "sessions/ann-1", "sessions/bob", "other/s1")] == [
         True,
         True,
         False,
@@ -294,7 +294,15 @@ def test_sessions_and_streams_are_those_that_are_granted() -> None:
     with pytest.raises(NotAllowed):
         principal_of({**CLAIMS, "iat": 0, "exp": 1}).new_session("made")
     streams = principal_of({**CLAIMS, "iat": 0, "exp": 1, "streams": ["docs/ann/*"]})
-    assert [streams.reaches(path) for path in ("docs/ann/1", "docs/bob/1", "s1")] == [True, False, False]
+    assert [reaches(streams, path) for path in ("docs/ann/1", "docs/bob/1", "s1")] == [True, False, False]
+
+
+def reaches(principal: Any, path: str) -> bool:
+    try:
+        principal.reach(path)
+    except NotAllowed:
+        return False
+    return True
 
 
 def test_what_a_person_gets_is_less_than_there_is() -> None:

@@ -18,6 +18,7 @@ from orchestrator_free.durable_streams.registry import DurableStreams
 from orchestrator_free.durable_streams.requests import DEFAULT_TYPE, ROOT, append_of, creation_of, path_of
 from orchestrator_free.durable_streams.stream import Stream, StreamLost
 from orchestrator_free.errors import OrchestratorFreeError, TooLarge
+from orchestrator_free.gateway.caller import caller
 from orchestrator_free.gateway.durable_streams.describing import PATHS
 from orchestrator_free.gateway.durable_streams.live import Live
 from orchestrator_free.gateway.durable_streams.metrics import DurableStreamMetrics
@@ -100,6 +101,9 @@ class DurableStreamRoutes(Resource):
     async def create(self, request: Request, path: str) -> Response:
         """Create a stream, or a fork of one."""
         wanted = creation_of(request.headers)
+        if wanted.source is not None:
+            caller(request).need("read")
+            caller(request).reach(wanted.source)
         stream, new = await self.streams.create(path, wanted, await self._body(request))
         headers = _about(stream)
         if new:
