@@ -49,7 +49,7 @@ class Log:
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
         self.shards = 1
-        self.on_new_leader: list[Callable[[int], None]] = []
+        self.on_new_leader: list[Callable[[int], None]] = [lambda shard: wire.ask_again(contract.stream_name(shard))]
         self._heard: set[int] = set()
         self.streams = Streams(wire)
         self._epochs: dict[int, str] = {}

@@ -26,6 +26,7 @@ PUBLISH_DEADLINE_SECONDS: Final = 25.0
 #: what was asked of a leader that is gone is answered by nobody: asked again soon, then less often
 _FIRST_ATTEMPT_SECONDS: Final = 1.0
 _ATTEMPT_SECONDS: Final = 2.0
+_FIRST_PAUSE: Final = 0.05
 #: between two tries that the broker has answered with "not now"
 _PAUSES: Final = (0.02, 0.5)
 _API_PAUSE: Final = 0.25
@@ -68,6 +69,13 @@ class Wire(Connection):
     def _lost(self) -> None:
         for pending in self._pending.values():
             if not pending.future.done():
+                pending.future.set_exception(Disconnected())
+
+    def ask_again(self, stream: str) -> None:
+        """Repeat now what was asked of a stream's leader that is gone, and that nobody will answer."""
+        for pending in self._pending.values():
+            concerned = pending.subject.startswith("$JS.API.") and stream in pending.subject.split(".")
+            if concerned and not pending.future.done():
                 pending.future.set_exception(Disconnected())
 
     # -- requests -----------------------------------------------------------------------------------------------
@@ -134,7 +142,7 @@ class Wire(Connection):
         loop = asyncio.get_running_loop()
         end = loop.time() + deadline
         sent = False
-        pause = 0.05
+        pause = _FIRST_PAUSE
         patience = _FIRST_ATTEMPT_SECONDS
         while (left := end - loop.time()) > 0:
             if self._closing:
@@ -149,7 +157,7 @@ class Wire(Connection):
                 sent = True
                 patience = min(patience * 2, _ATTEMPT_SECONDS)
             except Disconnected:
-                sent = True
+                sent, pause = True, _FIRST_PAUSE
             else:
                 if not head.startswith(b"NATS/1.0 503"):
                     return answer, head, sent

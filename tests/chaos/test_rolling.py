@@ -34,6 +34,8 @@ RATE, WRITERS, SESSIONS, CLIENTS = (500, 50, 10, 100) if FULL else (100, 10, 5, 
 STEADY_SECONDS = 5.0 if FULL else 1.0
 #: a node that is told to stop hands over what it leads first: nobody waits for an election
 HANDED_OVER_SECONDS = 3.0
+#: what a reader may need when the broker is there again; what it asked of the leader that was killed is asked anew at once
+READERS_SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -136,18 +138,20 @@ async def test_a_rolling_restart_of_the_brokers_is_hardly_noticed(
             await stage.whole()
             await stage.steady()
     tell(capsys, f"Rolling restart of 3 brokers: {stage.load.report()}")
-    assert max(run.slowest for run in stage.load.runs) < HANDED_OVER_SECONDS or not FULL
+    assert max(run.slowest for run in stage.load.runs) < HANDED_OVER_SECONDS
 
 
 async def test_a_killed_leader_costs_one_election(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    """SIGKILL of the log's leader: writers and readers wait for the next one, and nothing else happens to them."""
+    """SIGKILL of the log's leader: writers wait for the next one, readers no longer than they, and that is all."""
     async with stage.under_load():
         stage.cluster.kill(await stage.cluster.leader())
         await stage.steady()
         await stage.cluster.start()
         await stage.whole()
     tell(capsys, f"Leader killed: {stage.load.report()}")
-    assert max(run.slowest for run in stage.load.runs) < ELECTION_SECONDS
+    stall = max(run.slowest for run in stage.load.runs)
+    assert stall < ELECTION_SECONDS
+    assert max(client.worst_gap for client in stage.load.clients) < stall + READERS_SECONDS
 
 
 async def test_a_rolling_restart_of_the_gateways_moves_the_clients(
