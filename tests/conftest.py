@@ -56,7 +56,7 @@ agent.main()
 #: the tests that start clusters; one worker has them, lest two clusters compete
 CLUSTERS = (
     "chaos/test_cluster", "chaos/test_rolling", "chaos/test_shards", "chaos/test_timers", "chaos/test_coordination_cluster",
-    "chaos/test_state", "deploy/test_leaf",
+    "chaos/test_state", "deploy/test_leaf", "deploy/test_clusters",
 )  # fmt: skip
 #: what takes longest begins first; several workers then end at about the same time
 LONG = (

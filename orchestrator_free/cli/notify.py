@@ -52,7 +52,8 @@ def notify(
     first_pause: Annotated[float, typer.Option(help="Seconds after the first try; then four times longer each.")] = 5.0,
     timeout: Annotated[float, typer.Option(help="Seconds for one try.", min=0.1)] = 15.0,
     public_only: Annotated[bool, typer.Option("--public-only", help="Refuse private and local addresses.")] = False,
-    metrics_port: Annotated[int | None, typer.Option(help="Serve Prometheus metrics on 127.0.0.1.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Serve Prometheus metrics there.")] = None,
+    metrics_host: Annotated[str, typer.Option(help="Address of the metrics.")] = "127.0.0.1",
     dead_letters: Annotated[
         bool, typer.Option("--dead-letters", help="List what could not be told.", rich_help_panel=_LETTERS)
     ] = False,
@@ -72,7 +73,7 @@ def notify(
             webhook, secret, secret_file, events, link, always=always, settle=settle, tries=tries,
             first_pause=first_pause, timeout=timeout, public_only=public_only,
         )  # fmt: skip
-        await _serve(name, settings, target, metrics_port)
+        await _serve(name, settings, target, None if metrics_port is None else (metrics_host, metrics_port))
 
     run(work(), endless=True)
 
@@ -107,26 +108,28 @@ def _settings(
     return settings, WebhookSettings(webhook, secrets, public_only=public_only, timeout_seconds=timeout)
 
 
-async def _serve(name: str, settings: NotifierSettings, target: WebhookSettings, metrics_port: int | None) -> None:
+async def _serve(
+    name: str, settings: NotifierSettings, target: WebhookSettings, metrics: tuple[str, int] | None
+) -> None:
     from prometheus_client import CollectorRegistry
 
     from orchestrator_free.notify import Notifier, Webhook
 
     registry = CollectorRegistry()
-    if metrics_port is not None:
-        _serve_metrics(metrics_port, registry)
+    if metrics is not None:
+        _serve_metrics(*metrics, registry)
     async with reach.connect(name) as broker, Webhook(target) as webhook:
         notifier = Notifier(broker, webhook, settings, registry=registry)
         await notifier.run(ready=lambda: err.print(f"telling {target.host} as {name}", highlight=False, markup=False))
 
 
-def _serve_metrics(port: int, registry: CollectorRegistry) -> None:
+def _serve_metrics(host: str, port: int, registry: CollectorRegistry) -> None:
     from prometheus_client import start_http_server
 
     try:
-        start_http_server(port, addr="127.0.0.1", registry=registry)
+        start_http_server(port, addr=host, registry=registry)
     except (OSError, OverflowError) as error:
-        raise InvalidInput(f"cannot listen on 127.0.0.1:{port} ({error}); choose another --metrics-port") from error
+        raise InvalidInput(f"cannot listen on {host}:{port} ({error}); choose another --metrics-port") from error
 
 
 async def _list(*, as_json: bool) -> int:
