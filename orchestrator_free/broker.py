@@ -17,16 +17,17 @@ from orchestrator_free.session import Session
 from orchestrator_free.subjects import check_name, parse
 
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
+_YES_NO: Final = {"yes": True, "no": False}
 _COUNT_MOST: Final = {"shards": 1024, "replicas": 5}
 
 
 def stream_settings(environment: Mapping[str, str] = os.environ) -> contract.StreamSettings | None:
-    """Return what ORCHESTRATOR_FREE_SHARDS and ORCHESTRATOR_FREE_REPLICAS ask for, None if neither is set.
+    """Return what ORCHESTRATOR_FREE_SHARDS, _REPLICAS and _ISOLATED ask for, None if none is set.
 
     Whoever comes first creates the streams, an agent too: where these are set, everybody asks for the same.
 
     Raises:
-        InvalidInput: one is no such number.
+        InvalidInput: one is no such number, or neither `yes` nor `no`.
     """
     found: dict[str, int] = {}
     for name, most in _COUNT_MOST.items():
@@ -35,7 +36,12 @@ def stream_settings(environment: Mapping[str, str] = os.environ) -> contract.Str
             if not text.isdecimal() or not 1 <= int(text) <= most:
                 raise InvalidInput(f"{variable}={text[:20]!r}: expected a number from 1 to {most}")
             found[name] = int(text)
-    return contract.StreamSettings(**found) if found else None
+    isolated = environment.get("ORCHESTRATOR_FREE_ISOLATED")
+    if isolated and isolated not in _YES_NO:
+        raise InvalidInput(f"ORCHESTRATOR_FREE_ISOLATED={isolated[:20]!r}: expected yes or no")
+    if not found and not isolated:
+        return None
+    return contract.StreamSettings(**found, isolated=_YES_NO[isolated] if isolated else None)
 
 
 class Access(TypedDict, total=False):
@@ -138,7 +144,7 @@ class Broker:
     def __init__(self, log: Log, member: str) -> None:
         self.log = log
         self.member = member
-        self.objects = Objects(log.wire)
+        self.objects = Objects(log.wire, member)
 
     def session(self, session: str) -> Session:
         """Address a session; nothing is sent.

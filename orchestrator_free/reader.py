@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from orchestrator_free.entries import Entry, is_whole, read_under, to_event
-from orchestrator_free.errors import BrokerError, BrokerTimeout, PositionLost
+from orchestrator_free.errors import BrokerError, BrokerTimeout, PermissionDenied, PositionLost
 from orchestrator_free.jetstream import Log, Message
 from orchestrator_free.jetstream.messages import live_message
 from orchestrator_free.subjects import LIVE, Position, session_filter
@@ -129,6 +129,9 @@ class Reader:
         except BaseException:
             self.close()
             raise
+        if LIVE + self._filter in self._log.wire.denied:
+            self.close()
+            raise PermissionDenied(f"the broker refused the subscription {LIVE + self._filter!r}")
         self._task = asyncio.create_task(self._watch(), name=f"reader {self.session}")
 
     async def _check_position(self, after: Position, end: int) -> None:

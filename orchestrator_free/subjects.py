@@ -22,6 +22,8 @@ LIVE: Final = "live."
 #: what the broker is to say later stands on this prefix and the subject it will have; at its time it moves to DUE
 AT: Final = "at."
 DUE: Final = "due."
+#: what members that are not trusted ask of the core's steward, who does it for them or refuses
+STEWARD: Final = "steward."
 #: who did what, in a stream of its own
 AUDIT_ROOT: Final = "audit"
 ALL: Final = "all"

@@ -408,6 +408,7 @@ def test_only_core_and_operators_publish_under_every_name(role: str) -> None:
         "core": ["session.>"],
         "operator": ["session.>"],
         "agent": own,
+        "isolated": own,
         "service": [],
         "notifier": ["session.*.*.bob.notice.*"],
         "observer": [],
@@ -415,7 +416,12 @@ def test_only_core_and_operators_publish_under_every_name(role: str) -> None:
     assert events == wanted[role]
     later = [subject for subject in allowed if subject.startswith("at.")]
     timed = ["at.session.*.*.bob.stage.*.*", "at.session.*.*.bob.ctl.*.*"]
-    assert later == {"core": ["at.session.>"], "operator": ["at.session.>"], "agent": timed}.get(role, [])
+    assert later == {
+        "core": ["at.session.>"],
+        "operator": ["at.session.>"],
+        "agent": timed,
+        "isolated": timed,
+    }.get(role, [])
     assert not any("{" in subject for subject in allowed)
 
 

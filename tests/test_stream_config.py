@@ -121,7 +121,7 @@ async def test_another_structure_is_refused_field_by_field_and_left_alone(wire: 
         await Log(wire).ensure()
 
     assert {line.partition(":")[0] for line in refused.value.differences} == {
-        "subjects", "retention", "allow_direct", "allow_rollup_hdrs", "allow_msg_ttl", "allow_atomic", "deny_purge",
+        "subjects", "retention", "allow_direct", "allow_msg_ttl", "allow_atomic", "deny_purge",
         "deny_delete", "republish", "sources", "metadata.orchestrator_free.wire",
     }  # fmt: skip
     assert "retention: wanted 'limits', found 'interest'" in refused.value.differences
@@ -486,3 +486,13 @@ def test_an_address_is_shown_without_its_secrets() -> None:
 
     assert options.address == "nats://a:4222,tls://b:4222, nats://c:4222"
     assert replace(options, url="localhost:4222").address == "localhost:4222"
+
+
+async def test_isolation_is_taken_as_it_is_found_and_never_given_up_quietly(wire: Wire) -> None:
+    """Whoever names no settings works with streams of either form; whoever wants the other one is told which field."""
+    await Log(wire).ensure(StreamSettings(isolated=True))
+    assert not wire.rollups
+
+    await Log(wire).ensure()
+    with pytest.raises(ConfigMismatch, match="allow_rollup_hdrs: wanted True, found False"):
+        await Log(wire).ensure(StreamSettings(isolated=False))

@@ -35,6 +35,7 @@ from orchestrator_free.metrics import serve_lag
 from orchestrator_free.monitor import Monitor
 from orchestrator_free.server import EmbeddedServer, ServerSettings
 from orchestrator_free.session import Session
+from orchestrator_free.steward import Steward
 
 DATA: Final = Path(".orchestrator-free")
 DOCUMENT_BYTES: Final = 700_000
@@ -109,7 +110,8 @@ async def _gateway(
     gateway = Gateway(broker, settings=GatewaySettings(allow_origins=tuple(origins)))
     gateway.durability = upstream.durability
     monitor = Monitor(broker, registry=gateway.registry, monitor_url=upstream.monitor_url)
-    async with monitor, _listening(Server(gateway.app, host=host, port=port, on_drain=gateway.drain)) as server:
+    http = Server(gateway.app, host=host, port=port, on_drain=gateway.drain)
+    async with monitor, Steward(broker), _listening(http) as server:
         shown = f"[{server.host}]" if ":" in server.host else server.host
         yield f"http://{shown}:{server.port}"
 

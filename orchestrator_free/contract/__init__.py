@@ -1,5 +1,6 @@
 """The contract with the broker as data: streams, buckets, consumers and permissions. `broker/` is written from it."""
 
+from orchestrator_free.contract.accounts import account_of, agents_account, core_account, exports, imports
 from orchestrator_free.contract.consumers import (
     ACK_WAIT_SECONDS,
     CREATED,
@@ -27,6 +28,7 @@ from orchestrator_free.contract.durable import (
 from orchestrator_free.contract.roles import (
     LEADER_ELECTED,
     ROLES,
+    TIMED_KINDS,
     Role,
     permissions,
 )
@@ -66,17 +68,21 @@ __all__ = (
     "ROLES",
     "SERVICE_ACK_WAIT_SECONDS",
     "STRUCTURE",
+    "TIMED_KINDS",
     "TIMERS",
     "TOMBSTONE_ROOT",
     "WIRE",
     "Role",
     "StreamSettings",
     "access_stream",
+    "account_of",
     "agent_consumer",
     "agent_consumer_name",
+    "agents_account",
     "audit_stream",
     "control_consumer",
     "control_consumer_name",
+    "core_account",
     "data_filter",
     "data_subject",
     "differences",
@@ -84,6 +90,8 @@ __all__ = (
     "durable_stream",
     "expiry_filter",
     "expiry_subject",
+    "exports",
+    "imports",
     "lasting_streams",
     "notifier_consumer",
     "object_stream",

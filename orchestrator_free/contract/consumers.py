@@ -21,12 +21,16 @@ def agent_consumer_name(agent: str) -> str:
     return f"agent-{agent}"
 
 
-def agent_consumer(shard: int, agent: str, *, ack_wait_seconds: float = ACK_WAIT_SECONDS) -> dict[str, Any]:
-    """Return the consumer that delivers inputs to the replicas of an agent."""
+def agent_consumer(
+    shard: int, agent: str, *, ack_wait_seconds: float = ACK_WAIT_SECONDS, sessions: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return the consumer that delivers inputs to the replicas of an agent, of all sessions or of some."""
     return {
         "durable_name": agent_consumer_name(agent),
         "description": f"inputs for agent {agent}",
-        "filter_subjects": input_filters(shard, agent),
+        "filter_subjects": [
+            narrow for wide in input_filters(shard, agent) for narrow in _narrowed(wide, shard, sessions)
+        ],
         "ack_policy": "explicit",
         "ack_wait": int(ack_wait_seconds * _SECOND),
         "deliver_policy": "all",
@@ -42,12 +46,16 @@ def control_consumer_name(agent: str) -> str:
     return f"control-{agent}"
 
 
-def control_consumer(shard: int, agent: str) -> dict[str, Any]:
+def control_consumer(shard: int, agent: str, *, sessions: Iterable[str] = ()) -> dict[str, Any]:
     """Return the consumer that brings controls to the replicas of an agent until they have an outcome."""
     return {
         "durable_name": control_consumer_name(agent),
         "description": f"controls for agent {agent}",
-        "filter_subjects": [f"{ROOT}.{shard}.*.*.ctl.{target}.*" for target in (check_name("agent", agent), ALL)],
+        "filter_subjects": [
+            narrow
+            for target in (check_name("agent", agent), ALL)
+            for narrow in _narrowed(f"{ROOT}.{shard}.*.*.ctl.{target}.*", shard, sessions)
+        ],
         "ack_policy": "explicit",
         "ack_wait": ACK_WAIT_SECONDS * _SECOND,
         "deliver_policy": "new",
@@ -56,6 +64,13 @@ def control_consumer(shard: int, agent: str) -> dict[str, Any]:
         "max_ack_pending": 4096,
         "metadata": {"orchestrator_free.controls": agent},
     }
+
+
+def _narrowed(filter: str, shard: int, sessions: Iterable[str]) -> list[str]:
+    """Return a filter of all sessions, or one for each of some."""
+    wide = f"{ROOT}.{shard}.*."
+    names = [check_name("session", session) for session in sessions] or ["*"]
+    return [f"{ROOT}.{shard}.{name}.{filter.removeprefix(wide)}" for name in names]
 
 
 def session_consumer_name(session: str, durable: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,12 +17,15 @@ from orchestrator_free.contract.streams import (
     TOMBSTONE_ROOT,
     stream_name,
 )
-from orchestrator_free.subjects import AT, AUDIT_ROOT, LIVE, ROOT, check_name
+from orchestrator_free.errors import InvalidInput
+from orchestrator_free.subjects import AT, AUDIT_ROOT, LIVE, ROOT, STEWARD, check_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Role:
     """What one kind of user may do; `{member}` stands for its name, `{stream}` for each shard's stream in turn.
+
+    `{session}` stands for each session that it may join, or for any.
 
     Attributes:
         about: who it is for, in a sentence.
@@ -36,22 +40,27 @@ class Role:
 
 _PRESENCE_STREAM: Final = f"KV_{PRESENCE_BUCKET}"
 _OBJECT_STREAM: Final = f"OBJ_{OBJECT_BUCKET}"
-#: reading the log, the presence and the objects
-_READ: Final = (
-    # what this user may: for `doctor`
-    "$SYS.REQ.USER.INFO",
+#: what this user may: for `doctor`
+_ABOUT_SELF: Final = "$SYS.REQ.USER.INFO"
+#: requests that are answered with many messages, and those that are answered with one
+STREAMED: Final = ("$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{_PRESENCE_STREAM}")
+#: reading the log, the presence and the objects, without making anything at the broker
+LOOK_UP: Final = (
     "$JS.API.INFO",
-    "$JS.API.STREAM.NAMES",
     "$JS.API.STREAM.INFO.{stream}",
     "$JS.API.STREAM.MSG.GET.{stream}",
-    "$JS.API.DIRECT.GET.{stream}",
-    "$JS.API.DIRECT.GET.{stream}.>",
     f"$JS.API.STREAM.INFO.{_PRESENCE_STREAM}",
-    f"$JS.API.DIRECT.GET.{_PRESENCE_STREAM}",
-    f"$JS.API.STREAM.INFO.{_OBJECT_STREAM}",
     f"$JS.API.STREAM.INFO.{TIMERS}",
     f"$JS.API.STREAM.MSG.GET.{TIMERS}",
+    f"$JS.API.STREAM.INFO.{_OBJECT_STREAM}",
     f"$JS.API.STREAM.MSG.GET.{_OBJECT_STREAM}",
+    *STREAMED,
+)
+_READ: Final = (
+    *LOOK_UP,
+    _ABOUT_SELF,
+    "$JS.API.STREAM.NAMES",
+    "$JS.API.DIRECT.GET.{stream}.>",
     f"$JS.API.DIRECT.GET.{_OBJECT_STREAM}.>",
     # The clients of NATS read the chunks of an object through a consumer of a random name.
     f"$JS.API.CONSUMER.CREATE.{_OBJECT_STREAM}",
@@ -65,15 +74,13 @@ _READ: Final = (
 LEADER_ELECTED: Final = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{stream}"
 _HEAR: Final = ("_INBOX.{member}.>", f"{LIVE}{ROOT}.>", f"$KV.{PRESENCE_BUCKET}.>")
 #: who looks at a session speaks for itself only: readers take the member from the key
-_LOOK: Final = f"$KV.{PRESENCE_BUCKET}.watch.*.{{member}}.*"
+_LOOK: Final = f"$KV.{PRESENCE_BUCKET}.watch.{{session}}.{{member}}.*"
 
 
-def _consumer(name: str) -> tuple[str, ...]:
-    """Return what a member needs for a durable consumer of its own; the literal name keeps others away from it."""
+def _pull(name: str) -> tuple[str, ...]:
+    """Return what a member needs for a durable consumer that is there: the literal name keeps others away from it."""
     return (
         f"$JS.API.CONSUMER.CREATE.{{stream}}.{name}",
-        f"$JS.API.CONSUMER.CREATE.{{stream}}.{name}.>",
-        f"$JS.API.CONSUMER.DURABLE.CREATE.{{stream}}.{name}",
         f"$JS.API.CONSUMER.INFO.{{stream}}.{name}",
         f"$JS.API.CONSUMER.MSG.NEXT.{{stream}}.{name}",
         f"$JS.ACK.{{stream}}.{name}.>",
@@ -82,12 +89,35 @@ def _consumer(name: str) -> tuple[str, ...]:
 
 
 _DURABLE_CALLS: Final = ("STREAM.INFO", "STREAM.CREATE", "STREAM.MSG.GET", "STREAM.PURGE", "DIRECT.GET")
-_WRITE_OBJECTS: Final = (f"$O.{OBJECT_BUCKET}.C.*", f"$O.{OBJECT_BUCKET}.M.*")
+
+
+def _consumer(name: str) -> tuple[str, ...]:
+    """Return what a member needs for a durable consumer of its own."""
+    return (
+        *_pull(name),
+        f"$JS.API.CONSUMER.CREATE.{{stream}}.{name}.>",
+        f"$JS.API.CONSUMER.DURABLE.CREATE.{{stream}}.{name}",
+    )
+
+
+#: the chunks of an object carry who wrote them; its description, by name, does not
+_WRITE_OBJECTS: Final = (f"$O.{OBJECT_BUCKET}.C.{{member}}.*", f"$O.{OBJECT_BUCKET}.M.*")
 #: what a member may say that does work; not `meta` (which renames and deletes sessions)
-_WORKING_KINDS: Final = (
+WORKING_KINDS: Final = (
     "run.*", "in.*.*", "ctl.*.*", "outcome.*", "state.*", "ask.*", "answer.*", "stage.*.*", "lease.*", "floor",
     "presence",
 )  # fmt: skip
+#: of these, what it may let the broker say later
+TIMED_KINDS: Final = ("stage.*.*", "ctl.*.*")
+#: what an agent says, each under its own name
+_WORK: Final = (
+    *(f"{ROOT}.*.{{session}}.{{member}}.{kind}" for kind in WORKING_KINDS),
+    *(f"{AT}{ROOT}.*.{{session}}.{{member}}.{kind}" for kind in TIMED_KINDS),
+    f"{STEWARD}compact.{ROOT}.*.{{session}}.{{member}}.run.*",
+    f"$KV.{PRESENCE_BUCKET}.agent.{{member}}.*",
+    _LOOK,
+    *_WRITE_OBJECTS,
+)
 
 #: what speaks for others: all of the log, and what was done in it
 _CORE: Final = (
@@ -97,7 +127,10 @@ _CORE: Final = (
     f"$KV.{PRESENCE_BUCKET}.>",
     *_READ,
     *(f"$JS.API.{call}.{DURABLE_STREAM}" for call in _DURABLE_CALLS),
-    *_WRITE_OBJECTS,
+    f"$O.{OBJECT_BUCKET}.C.>",
+    f"$O.{OBJECT_BUCKET}.M.*",
+    # The steward answers whoever asks it from another account.
+    "_R_.>",
     f"$JS.API.STREAM.PURGE.{_OBJECT_STREAM}",
     f"$JS.API.STREAM.CREATE.{_PRESENCE_STREAM}",
     f"$JS.API.STREAM.CREATE.{_OBJECT_STREAM}",
@@ -124,11 +157,14 @@ _CORE: Final = (
     f"$JS.API.DIRECT.GET.{AUDIT}.{TOMBSTONE_ROOT}.>",
 )
 
+#: roles that can be narrowed to some sessions
+NARROW: Final = ("agent", "isolated")
+
 ROLES: Final[dict[str, Role]] = {
     "core": Role(
         about="The gateway and the monitor: publishes for people, so it may use every member's name.",
         publish=_CORE,
-        subscribe=(*_HEAR, f"{LIVE}{DURABLE_ROOT}.>", "$JS.EVENT.ADVISORY.>"),
+        subscribe=(*_HEAR, f"{LIVE}{DURABLE_ROOT}.>", f"{STEWARD}>", "$JS.EVENT.ADVISORY.>"),
     ),
     "operator": Role(
         about="Operates an installation: also backup, restore, erasure and reading the audit log.",
@@ -143,20 +179,26 @@ ROLES: Final[dict[str, Role]] = {
             "$JS.SNAPSHOT.RESTORE.>",
             f"$JS.API.STREAM.PURGE.{_PRESENCE_STREAM}",
         ),
-        subscribe=(*_HEAR, f"{LIVE}{DURABLE_ROOT}.>", "$JS.EVENT.ADVISORY.>"),
+        subscribe=(*_HEAR, f"{LIVE}{DURABLE_ROOT}.>", f"{STEWARD}>", "$JS.EVENT.ADVISORY.>"),
     ),
     "agent": Role(
         about="An agent with all its replicas: publishes under its own name, takes its own inputs, reads all sessions.",
         publish=(
-            *(f"{ROOT}.*.*.{{member}}.{kind}" for kind in _WORKING_KINDS),
-            f"{AT}{ROOT}.*.*.{{member}}.stage.*.*",
-            f"{AT}{ROOT}.*.*.{{member}}.ctl.*.*",
-            f"$KV.{PRESENCE_BUCKET}.agent.{{member}}.*",
-            _LOOK,
+            *_WORK,
             *_READ,
             *_consumer(agent_consumer_name("{member}")),
             *_consumer(control_consumer_name("{member}")),
-            *_WRITE_OBJECTS,
+        ),
+        subscribe=(*_HEAR, LEADER_ELECTED),
+    ),
+    "isolated": Role(
+        about="An agent whose code is not trusted, in the account of such agents: the same work, makes nothing itself.",
+        publish=(
+            *_WORK,
+            *LOOK_UP,
+            _ABOUT_SELF,
+            *_pull(agent_consumer_name("{member}")),
+            *_pull(control_consumer_name("{member}")),
         ),
         subscribe=(*_HEAR, LEADER_ELECTED),
     ),
@@ -178,19 +220,36 @@ ROLES: Final[dict[str, Role]] = {
 }
 
 
-def permissions(role: str, member: str, *, shards: int = 1) -> dict[str, Any]:
-    """Return the permissions of a member in a role, as nats-server's configuration takes them."""
+def permissions(role: str, member: str, *, shards: int = 1, sessions: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the permissions of a member in a role, as nats-server's configuration takes them.
+
+    Args:
+        role: one of `ROLES`.
+        member: its name.
+        shards: how many there are.
+        sessions: those that it may join; none for all.
+
+    Raises:
+        InvalidName: the name, or that of a session, cannot be one.
+        InvalidInput: the role cannot be narrowed to sessions.
+    """
     check_name("member", member)
+    joins = [check_name("session", session) for session in sessions]
+    if joins and role not in NARROW:
+        raise InvalidInput(f"{role!r} is for all sessions; only these can be narrowed: {', '.join(NARROW)}")
     found = ROLES[role]
     return {
-        "publish": {"allow": _expand(found.publish, member, shards)},
-        "subscribe": {"allow": _expand(found.subscribe, member, shards)},
+        "publish": {"allow": expand(found.publish, member, shards, joins)},
+        "subscribe": {"allow": expand(found.subscribe, member, shards, joins)},
     }
 
 
-def _expand(templates: tuple[str, ...], member: str, shards: int) -> list[str]:
+def expand(templates: Iterable[str], member: str, shards: int, sessions: Iterable[str] = ()) -> list[str]:
+    """Return the subjects that templates stand for, each once."""
     subjects: dict[str, None] = {}
     for template in templates:
-        for shard in range(shards if "{stream}" in template else 1):
-            subjects[template.replace("{member}", member).replace("{stream}", stream_name(shard))] = None
+        for session in (tuple(sessions) or ("*",)) if "{session}" in template else ("",):
+            for shard in range(shards if "{stream}" in template else 1):
+                named = template.replace("{member}", member).replace("{session}", session)
+                subjects[named.replace("{stream}", stream_name(shard))] = None
     return list(subjects)

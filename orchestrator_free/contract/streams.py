@@ -38,6 +38,8 @@ class StreamSettings:
         replicas: of every stream, 1, or 3 in a cluster. None: as many as the log has, or 1.
         max_age_seconds: events older than this are dropped, 0 keeps them.
         max_bytes: size of one shard's stream; beyond it publishing is refused, -1 for no limit.
+        isolated: for members whose code is not trusted: no roll-ups, with which who may publish one event could drop
+            those of all others; a steward compacts instead. None: as the log is, or not.
         audit_age_seconds: how long the audit log remembers; it should be longer than backups are kept.
         audit_bytes: size of the audit log; beyond it the oldest entries go.
     """
@@ -46,13 +48,16 @@ class StreamSettings:
     replicas: int | None = None
     max_age_seconds: int = 0
     max_bytes: int = -1
+    isolated: bool | None = None
     audit_age_seconds: int = 400 * 86_400
     audit_bytes: int = 1024 * 1024 * 1024
 
     def beside(self, found: StreamSettings | None) -> StreamSettings:
         """Return these settings with what they leave open taken from an existing installation."""
         there = found or StreamSettings()
-        return replace(self, shards=self.shards or there.shards or 1, replicas=self.replicas or there.replicas or 1)
+        isolated = there.isolated if self.isolated is None else self.isolated
+        shards, replicas = self.shards or there.shards or 1, self.replicas or there.replicas or 1
+        return replace(self, shards=shards, replicas=replicas, isolated=bool(isolated))
 
 
 def stream_name(shard: int) -> str:
@@ -78,7 +83,7 @@ def stream_config(shard: int, settings: StreamSettings) -> dict[str, Any]:
         # The broker refuses a window that is longer than the age.
         "duplicate_window": min(_DUPLICATES_SECONDS, settings.max_age_seconds or _DUPLICATES_SECONDS) * _SECOND,
         "allow_direct": True,
-        "allow_rollup_hdrs": True,
+        "allow_rollup_hdrs": not settings.isolated,
         # What is due carries a TTL for the stream it comes from; here nothing may vanish that was said.
         "allow_msg_ttl": False,
         "allow_atomic": True,
@@ -106,9 +111,10 @@ def presence_stream() -> dict[str, Any]:
         "num_replicas": 1,
         "discard": "new",
         "allow_direct": True,
-        "allow_rollup_hdrs": True,
+        # Who may write its own entry must not drop the others, or let its own outlive it.
+        "allow_rollup_hdrs": False,
         "deny_delete": True,
-        "allow_msg_ttl": True,
+        "allow_msg_ttl": False,
         "duplicate_window": PRESENCE_TTL_SECONDS * _SECOND,
     }
 
@@ -141,7 +147,7 @@ def object_stream(settings: StreamSettings) -> dict[str, Any]:
         "max_age": settings.max_age_seconds * _SECOND,
         "discard": "new",
         "allow_direct": True,
-        "allow_rollup_hdrs": True,
+        "allow_rollup_hdrs": not settings.isolated,
     }
 
 

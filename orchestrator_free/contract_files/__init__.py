@@ -4,7 +4,14 @@ Everything but `write` is pure, and a test compares what is committed with what 
 """
 
 from orchestrator_free.contract_files.asyncapi import asyncapi
-from orchestrator_free.contract_files.configuration import COMMAND, nats_server_conf, permissions_conf
+from orchestrator_free.contract_files.configuration import (
+    COMMAND,
+    User,
+    accounts_block,
+    accounts_conf,
+    nats_server_conf,
+    permissions_conf,
+)
 from orchestrator_free.contract_files.folder import files, main, write
 from orchestrator_free.contract_files.schemas import schemas, type_of
 from orchestrator_free.contract_files.tables import with_tables
@@ -12,6 +19,9 @@ from orchestrator_free.contract_files.yaml import to_yaml
 
 __all__ = (
     "COMMAND",
+    "User",
+    "accounts_block",
+    "accounts_conf",
     "asyncapi",
     "files",
     "main",

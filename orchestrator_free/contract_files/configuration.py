@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from orchestrator_free import contract
 from orchestrator_free.server import ServerSettings, server_config
@@ -12,6 +14,7 @@ from orchestrator_free.server import ServerSettings, server_config
 COMMAND: Final = "make contract"
 #: who stands in the examples
 AGENT: Final = "outliner"
+TENANT: Final = "main"
 _MEMBERS: Final = (
     ("core", "gateway"), ("operator", "operator"), ("agent", AGENT), ("service", "billing"),
     ("notifier", "notify"), ("observer", "dashboard"),
@@ -72,20 +75,86 @@ _ABOUT_PERMISSIONS: Final = f"""\
 """
 
 
+_ABOUT_ACCOUNTS: Final = f"""\
+# Accounts for agents whose code is not trusted; written by `{COMMAND}`.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """Somebody who connects.
+
+    Attributes:
+        member: the name; it stands in the subjects.
+        role: one of `contract.ROLES`, which says the account, too.
+        login: how it authenticates, as nats-server's configuration says it: `nkey: U…`, or `user: a, password: b`.
+        sessions: those that it may join, of an agent; none for all.
+    """
+
+    member: str
+    role: str
+    login: str
+    sessions: tuple[str, ...] = ()
+
+
 def permissions_conf(shards: int = 1) -> str:
-    """Return users for every role, as an include of `nats-server.conf`."""
-    blocks = []
-    for role, member in _MEMBERS:
-        allowed = contract.permissions(role, member, shards=shards)
-        lines = [f"    # {role}: {contract.ROLES[role].about}", f"    {{ nkey: ${member.upper()}_NKEY, permissions {{"]
-        for action in ("publish", "subscribe"):
-            lines.append(f"      {action} {{ allow: [")
-            lines += [f"        {json.dumps(subject)}" for subject in allowed[action]["allow"]]
-            lines.append("      ] }")
-        blocks.append("\n".join([*lines, "    } }"]))
-    users = "\n".join(blocks)
-    system = "# system: sees every connection and account, and can close them; for operators, never for a member."
-    return (
-        f"{_ABOUT_PERMISSIONS}\nauthorization {{\n  users: [\n{users}\n  ]\n}}\n\n"
-        f"{system}\naccounts {{ SYS {{ users: [ {{ nkey: $SYSTEM_NKEY }} ] }} }}\nsystem_account: SYS\n"
-    )
+    """Return users for every role but the isolated one, as an include of `nats-server.conf`."""
+    users = [User(member=member, role=role, login=f"nkey: ${member.upper()}_NKEY") for role, member in _MEMBERS]
+    blocks = "\n".join(_user(user, shards, indent="  ") for user in users)
+    system = f"accounts {{\n{_system('nkey: $SYSTEM_NKEY')}\n}}\nsystem_account: SYS\n"
+    return f"{_ABOUT_PERMISSIONS}\nauthorization {{\n  users: [\n{blocks}\n  ]\n}}\n\n{system}"
+
+
+def accounts_conf(shards: int = 1) -> str:
+    """Return a tenant with users for every role, as an include of `nats-server.conf`."""
+    users = [
+        User(member=member, role="isolated" if role == "agent" else role, login=f"nkey: ${member.upper()}_NKEY")
+        for role, member in _MEMBERS
+    ]
+    return f"{_ABOUT_ACCOUNTS}\n{accounts_block({TENANT: users}, shards, system='nkey: $SYSTEM_NKEY')}"
+
+
+def accounts_block(tenants: Mapping[str, Iterable[User]], shards: int = 1, *, system: str) -> str:
+    """Return the two accounts of each tenant with its users, and that of the system, as nats-server's configuration.
+
+    Args:
+        tenants: who connects, by tenant.
+        shards: how many streams the log of each tenant has.
+        system: how the operator of the server authenticates; see `User.login`.
+    """
+    blocks = [_system(system)]
+    for tenant, users in tenants.items():
+        core, agents = contract.core_account(tenant), contract.agents_account(tenant)
+        of: dict[str, list[User]] = {core: [], agents: []}
+        for user in users:
+            of[contract.account_of(user.role, tenant)].append(user)
+        uses = {"jetstream": "enabled", "exports": contract.exports(tenant, shards=shards)}
+        blocks.append(_account(core, uses, of[core], shards))
+        blocks.append(_account(agents, {"imports": contract.imports(tenant, shards=shards)}, of[agents], shards))
+    return "accounts {\n" + "\n".join(blocks) + "\n}\nsystem_account: SYS\n"
+
+
+def _account(name: str, settings: dict[str, Any], users: Iterable[User], shards: int) -> str:
+    lines = [f"  {json.dumps(name)}: {{"]
+    for label, value in settings.items():
+        if isinstance(value, list):
+            lines += [f"    {label}: [", *(f"      {json.dumps(one)}" for one in value), "    ]"]
+        else:
+            lines.append(f"    {label}: {value}")
+    lines += ["    users: [", *(_user(user, shards, indent="    ") for user in users), "    ]", "  }"]
+    return "\n".join(lines)
+
+
+def _user(user: User, shards: int, *, indent: str) -> str:
+    allowed = contract.permissions(user.role, user.member, shards=shards, sessions=user.sessions)
+    lines = [f"  # {user.role}: {contract.ROLES[user.role].about}", f"  {{ {user.login}, permissions {{"]
+    for action in ("publish", "subscribe"):
+        lines.append(f"    {action} {{ allow: [")
+        lines += [f"      {json.dumps(subject)}" for subject in allowed[action]["allow"]]
+        lines.append("    ] }")
+    return "\n".join(indent + line for line in [*lines, "  } }"])
+
+
+def _system(login: str) -> str:
+    about = "  # system: sees every connection and account, and can close them; for operators, never for a member."
+    return f'{about}\n  "SYS": {{ users: [ {{ {login} }} ] }}'

@@ -9,7 +9,13 @@ from typing import Any, Final
 
 from orchestrator_free import contract
 from orchestrator_free.contract_files.asyncapi import asyncapi
-from orchestrator_free.contract_files.configuration import AGENT, COMMAND, nats_server_conf, permissions_conf
+from orchestrator_free.contract_files.configuration import (
+    AGENT,
+    COMMAND,
+    accounts_conf,
+    nats_server_conf,
+    permissions_conf,
+)
 from orchestrator_free.contract_files.schemas import schemas
 from orchestrator_free.contract_files.tables import with_tables
 from orchestrator_free.contract_files.yaml import to_yaml
@@ -37,6 +43,7 @@ def files(shards: int = 1) -> dict[str, str]:
     found["asyncapi.yaml"] = f"# Written by `{COMMAND}`.\n{to_yaml(asyncapi())}"
     found["nats-server.conf"] = nats_server_conf()
     found["permissions.conf"] = permissions_conf(shards)
+    found["accounts.conf"] = accounts_conf(shards)
     return found
 
 

@@ -17,7 +17,7 @@ import orjson
 
 from orchestrator_free.errors import BrokerError, BrokerTimeout, Conflict, TooLarge
 from orchestrator_free.jetstream.messages import field_of
-from orchestrator_free.jetstream.replies import NO_MESSAGE, TRY_AGAIN, api_error, publish_header, read_ack
+from orchestrator_free.jetstream.replies import NO_MESSAGE, ROLLUP, TRY_AGAIN, api_error, publish_header, read_ack
 from orchestrator_free.jetstream.wire import PUBLISH_DEADLINE_SECONDS, Disconnected, Wire
 
 #: messages of one batch, as the broker has it
@@ -52,7 +52,7 @@ class Write:
 
     def header(self, more: Mapping[str, str]) -> bytes:
         """Return its header."""
-        known = publish_header(self.expect, self.over, rollup=self.rollup, message_id="", ttl=self.ttl)
+        known = publish_header(self.expect, self.over, rollup=ROLLUP if self.rollup else "", ttl=self.ttl)
         lines = "".join(f"{name}: {value}\r\n" for name, value in {**self.fields, **more}.items())
         return (known[:-2] if known else b"NATS/1.0\r\n") + lines.encode() + b"\r\n"
 

@@ -41,11 +41,11 @@ class _Flight:
 
     __slots__ = ("header", "id", "payload", "rollup", "sent", "subject")
 
-    def __init__(self, subject: str, payload: bytes, *, rollup: bool, sent: float) -> None:
+    def __init__(self, subject: str, payload: bytes, *, rollup: str, sent: float) -> None:
         self.id = secrets.token_hex(16)
         self.subject = subject
         self.payload = payload
-        self.rollup = rollup
+        self.rollup = bool(rollup)
         self.sent = sent
         self.header = publish_header(None, "", rollup=rollup, message_id=self.id)
 
@@ -123,7 +123,8 @@ class BulkPublisher:
             TooLarge: the broker does not take it; the publisher goes on.
             BrokerError: an earlier message could not be stored; the publisher is at its end.
         """
-        flight = _Flight(subject, payload, rollup=rollup, sent=asyncio.get_running_loop().time())
+        says = self._wire.rollup_field(subject) if rollup else ""
+        flight = _Flight(subject, payload, rollup=says, sent=asyncio.get_running_loop().time())
         if flight.size > self._wire.max_payload:
             raise TooLarge(
                 f"{flight.size} bytes are more than the broker takes in a message ({self._wire.max_payload})"

@@ -9,7 +9,7 @@ import orjson
 
 from orchestrator_free.errors import BrokerTimeout
 from orchestrator_free.jetstream.messages import Batch, Message
-from orchestrator_free.jetstream.wire import Wire
+from orchestrator_free.jetstream.wire import Disconnected, Wire
 
 #: answers under way at once: the broker cuts a connection for which more than its `max_pending` waits
 _READS: Final = 16
@@ -32,17 +32,17 @@ class DirectGet:
     async def _ask(self, stream: str, body: dict[str, Any], deadline: float) -> tuple[list[Message], int, bytes]:
         loop = asyncio.get_running_loop()
         end = loop.time() + deadline
-        payload = orjson.dumps(body)
+        subject, payload = f"$JS.API.DIRECT.GET.{stream}", orjson.dumps(body)
         while True:
             batch = Batch()
-            reply, release = self._wire.inbox(batch.take)
+            reply, release = self._wire.inbox(batch.take, (subject, batch.done))
             try:
-                self._wire.send(f"$JS.API.DIRECT.GET.{stream}", payload, reply=reply)
+                self._wire.send(subject, payload, reply=reply)
                 async with asyncio.timeout(5.0):
                     status, header = await batch.done
                 if status != 503:
                     return batch.messages, status, header
-            except TimeoutError:
+            except (TimeoutError, Disconnected):
                 pass
             finally:
                 release()

@@ -283,10 +283,10 @@ class Log:
             found.update(dict.fromkeys(info["state"]["subjects"], shard))
         return found
 
-    async def purge(self, shard: int, subject: str) -> int:
-        """Delete every message that a filter matches; return how many."""
-        found = await self.wire.api(f"STREAM.PURGE.{contract.stream_name(shard)}", {"filter": subject})
-        return int(found["purged"])
+    async def purge(self, shard: int, subject: str, *, before: int = 0) -> int:
+        """Delete every message that a filter matches, or those before a sequence; return how many."""
+        body = {"filter": subject} | ({"seq": before} if before else {})
+        return int((await self.wire.api(f"STREAM.PURGE.{contract.stream_name(shard)}", body))["purged"])
 
     # -- time ----------------------------------------------------------------------------------------------------
 

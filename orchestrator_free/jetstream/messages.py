@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+from orchestrator_free.jetstream.replies import MARK, ROLLUP
 from orchestrator_free.subjects import AT, LIVE
 
 _STAMP: Final = b"\r\nNats-Sequence: "
@@ -15,6 +16,14 @@ _STAMP: Final = b"\r\nNats-Sequence: "
 _STORED: Final = re.compile(
     rb".*\r\nNats-Subject: ([^\r]+)\r\nNats-Sequence: (\d+)\r\nNats-Time-Stamp: ([^\r]+)\r\n", re.DOTALL
 )
+
+
+#: what the broker appends to the header of a copy that it republishes
+_REPUBLISHED: Final = re.compile(
+    rb"\r\nNats-Subject: ([^\r]+)\r\nNats-Sequence: (\d+)\r\nNats-Time-Stamp: ([^\r]+)"
+    rb"\r\nNats-Last-Sequence: (\d+)\r\n\r\n\Z"
+)
+_REPLACES: Final = tuple(f"\r\n{name}: sub\r\n".encode() for name in (ROLLUP, MARK))
 
 
 @dataclass(slots=True)
@@ -64,15 +73,24 @@ def is_copy(subject: str, header: bytes, stamps: int) -> bool:
     return bool(scheduler) and scheduler != AT + subject
 
 
+def replaces(header: bytes) -> bool:
+    """Whether a message says that it replaces all before it on its subject."""
+    return any(name in header for name in _REPLACES)
+
+
 def live_message(subject: str, payload: bytes, header: bytes) -> Message | None:
-    """Read a republished copy; None if it does not say which stored message it copies."""
-    sequence, stored = field_of(header, b"Nats-Sequence"), field_of(header, b"Nats-Subject")
-    if not sequence.isdecimal() or subject != LIVE + stored:
+    """Read a republished copy; None if the broker did not make it as one.
+
+    What it appends to a copy ends the header. An answer to a read, which anybody may aim here, has other fields there.
+    """
+    stamp = _REPUBLISHED.search(header)
+    if stamp is None:
         return None
-    previous = field_of(header, b"Nats-Last-Sequence")
-    rollup = b"\r\nNats-Rollup: sub\r\n" in header
-    time = field_of(header, b"Nats-Time-Stamp")
-    return Message(stored, int(sequence), time, payload, rollup, int(previous or 0), is_copy(stored, header, 1), header)
+    stored, sequence, time, previous = (part.decode() for part in stamp.groups())
+    if subject != LIVE + stored:
+        return None
+    copied = is_copy(stored, header, 1)
+    return Message(stored, int(sequence), time, payload, replaces(header), int(previous), copied, header)
 
 
 class Batch:
@@ -92,9 +110,9 @@ class Batch:
         if found is None:
             return  # not an answer to a read: somebody sent it to our inbox
         stored, sequence, time = found.groups()
-        rollup = b"\r\nNats-Rollup: sub\r\n" in header
         subject = stored.decode()
         copied = is_copy(subject, header, 1)
+        rollup = replaces(header)
         self.messages.append(Message(subject, int(sequence), time.decode(), payload, rollup, -1, copied, header))
 
 
@@ -102,8 +120,8 @@ def stored_message(found: dict[str, Any]) -> Message:
     """Read a message as `STREAM.MSG.GET` answers it."""
     header = base64.b64decode(found.get("hdrs", ""))
     payload = base64.b64decode(found.get("data", ""))
-    rollup = b"\r\nNats-Rollup: sub\r\n" in header
     copied = is_copy(found["subject"], header, 0)
+    rollup = replaces(header)
     return Message(found["subject"], found["seq"], _trim(found["time"]), payload, rollup, copied=copied, header=header)
 
 

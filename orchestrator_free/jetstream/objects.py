@@ -28,10 +28,13 @@ _HEADROOM: Final = 4096
 
 
 class Objects:
-    """The bucket; `Log.ensure` has created it."""
+    """The bucket; `Log.ensure` has created it. What is written carries the member that wrote it, for the broker."""
 
-    def __init__(self, wire: Wire) -> None:
+    stream: Final = _STREAM
+
+    def __init__(self, wire: Wire, member: str) -> None:
         self._wire = wire
+        self._member = member
 
     async def put(self, session: str, name: str, data: bytes) -> None:
         """Store an object; names come from the content, so one that is there is left as it is.
@@ -39,28 +42,41 @@ class Objects:
         Raises:
             StorageFull, BrokerError: it could not be stored; nothing of it is left, if the broker lets us.
         """
-        subject = _meta_subject(session, name)
-        last, info = await self._info(subject)
+        last, info = await self.info(session, name)
         if info is not None:
             return
-        chunks = f"{_ROOT}.C.{secrets.token_hex(11)}"
+        chunks = f"{_ROOT}.C.{self._member}.{secrets.token_hex(11)}"
         size = min(_CHUNK, self._wire.max_payload - _HEADROOM)
         try:
             for start in range(0, len(data), size):
                 await self._wire.publish(chunks, data[start : start + size], message_id=secrets.token_hex(16))
-            body = _describe(f"{session}/{name}", chunks, data, size)
-            await self._wire.publish(subject, orjson.dumps(body), expect=last, rollup=True)
+            await self.describe(session, name, chunks.removeprefix(f"{_ROOT}.C."), data, size, expect=last)
         except BaseException as error:
             with contextlib.suppress(BrokerError):
                 await self._purge(chunks)
             if not isinstance(error, Conflict):  # otherwise somebody else has just stored the same
                 raise
 
+    async def describe(self, session: str, name: str, nuid: str, data: bytes, size: int, *, expect: int) -> int:
+        """Say what an object is, once its chunks are stored below `nuid`, each of at most `size` bytes.
+
+        Raises:
+            Conflict: it has been said since the description at `expect`, 0 for none.
+        """
+        body = _describe(f"{session}/{name}", nuid, data, size)
+        return await self._wire.publish(_meta_subject(session, name), orjson.dumps(body), expect=expect)
+
     async def get(self, session: str, name: str) -> bytes | None:
         """Return an object, None if there is none."""
-        _, info = await self._info(_meta_subject(session, name))
-        if info is None:
-            return None
+        _, info = await self.info(session, name)
+        return None if info is None else await self.content(session, name, info)
+
+    async def content(self, session: str, name: str, info: dict[str, Any]) -> bytes:
+        """Return what a description describes.
+
+        Raises:
+            BrokerError: the chunks are not what it says.
+        """
         chunks, after, data = f"{_ROOT}.C.{info['nuid']}", 0, bytearray()
         for _ in range(info.get("chunks") or 0):
             piece = await self._read({"seq": after + 1, "next_by_subj": chunks})
@@ -74,15 +90,14 @@ class Objects:
 
     async def delete(self, session: str, name: str) -> None:
         """Remove an object, without writing, so that it works when the store is full; none of that name is no error."""
-        subject = _meta_subject(session, name)
-        _, info = await self._info(subject)
-        await self._purge(subject)
+        _, info = await self.info(session, name)
+        await self._purge(_meta_subject(session, name))
         if info is not None:
             await self._purge(f"{_ROOT}.C.{info['nuid']}")
 
-    async def _info(self, subject: str) -> tuple[int, dict[str, Any] | None]:
+    async def info(self, session: str, name: str) -> tuple[int, dict[str, Any] | None]:
         """Return the sequence of the description of an object, 0 if there is none; and what it says, unless deleted."""
-        found = await self._read({"last_by_subj": subject})
+        found = await self._read({"last_by_subj": _meta_subject(session, name)})
         if found is None:
             return 0, None
         info: dict[str, Any] = orjson.loads(found.payload)
@@ -109,10 +124,10 @@ def _digest(data: bytes | bytearray) -> str:
     return f"SHA-256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode()}"
 
 
-def _describe(name: str, chunks: str, data: bytes, size: int) -> dict[str, Any]:
+def _describe(name: str, nuid: str, data: bytes, size: int) -> dict[str, Any]:
     """Return what the clients of NATS expect to know of an object."""
     return {
-        "name": name, "bucket": contract.OBJECT_BUCKET, "nuid": chunks.rpartition(".")[2], "size": len(data),
+        "name": name, "bucket": contract.OBJECT_BUCKET, "nuid": nuid, "size": len(data),
         "chunks": -(-len(data) // size), "digest": _digest(data), "mtime": datetime.now(UTC).isoformat(),
         "options": {"max_chunk_size": size},
     }  # fmt: skip

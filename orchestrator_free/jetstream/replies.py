@@ -12,6 +12,10 @@ from orchestrator_free.errors import BrokerError, Conflict, StorageFull
 #: JetStream error codes (nats-server server/errors.json)
 WRONG_LAST_SEQUENCE: Final = 10071
 NO_MESSAGE: Final = 10037
+#: says of a message that it replaces all before on its subject: the broker drops them, or a steward does where the
+#: stream takes no roll-ups
+ROLLUP: Final = "Nats-Rollup"
+MARK: Final = "Session-Rollup"
 #: how long what was said is kept for shards that have not taken it yet
 _DUE_KEPT: Final = "24h"
 _FULL: Final = frozenset({10023, 10028, 10047, 10077, 10122})
@@ -23,14 +27,15 @@ def publish_header(
     expect: int | None,
     expect_filter: str,
     *,
-    rollup: bool,
-    message_id: str,
+    rollup: str = "",
+    message_id: str = "",
     schedule: tuple[str, str] | None = None,
     ttl: str = "",
 ) -> bytes:
     """Return the header that says under which conditions a message is stored; empty for none.
 
-    `schedule` is the time, RFC 3339, and the subject on which the broker says the payload then.
+    `rollup` is the name of the field that says that it replaces what is before it on its subject. `schedule` is the
+    time, RFC 3339, and the subject on which the broker says the payload then.
     """
     lines = ""
     if schedule is not None:
@@ -41,7 +46,7 @@ def publish_header(
         if expect_filter:
             lines += f"Nats-Expected-Last-Subject-Sequence-Subject: {expect_filter}\r\n"
     if rollup:
-        lines += "Nats-Rollup: sub\r\n"
+        lines += f"{rollup}: sub\r\n"
     if message_id:
         lines += f"Nats-Msg-Id: {message_id}\r\n"
     if ttl:

@@ -36,6 +36,7 @@ def _settings_of(config: dict[str, Any]) -> contract.StreamSettings:
         replicas=config.get("num_replicas", 1),
         max_age_seconds=config.get("max_age", 0) // 1_000_000_000,
         max_bytes=config.get("max_bytes", -1),
+        isolated=not config.get("allow_rollup_hdrs", False),
     )
 
 
@@ -61,6 +62,7 @@ class Streams:
         found = None if first is None else _settings_of(first["config"])
         wanted = (settings or found or contract.StreamSettings()).beside(found)
         shards, self._replicas = wanted.shards or 1, wanted.replicas or 1
+        self._wire.rollups = not wanted.isolated
         asked = ("num_replicas",) if settings and settings.replicas else ()
         streams: list[tuple[dict[str, Any], tuple[str, ...]]]
         streams = [(contract.stream_config(shard, wanted), contract.STRUCTURE) for shard in range(shards)]

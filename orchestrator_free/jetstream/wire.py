@@ -15,7 +15,8 @@ import structlog
 from orchestrator_free.errors import BrokerError, BrokerTimeout, BrokerUnreachable, Conflict, PermissionDenied, TooLarge
 from orchestrator_free.jetstream.connection import Connection, WireOptions
 from orchestrator_free.jetstream.parser import Handler
-from orchestrator_free.jetstream.replies import TRY_AGAIN, api_error, publish_header, read_ack
+from orchestrator_free.jetstream.replies import MARK, ROLLUP, TRY_AGAIN, api_error, publish_header, read_ack
+from orchestrator_free.subjects import ROOT
 
 __all__ = ["PUBLISH_DEADLINE_SECONDS", "Disconnected", "Wire", "WireOptions"]
 
@@ -32,7 +33,7 @@ _PAUSES: Final = (0.02, 0.5)
 _API_PAUSE: Final = 0.25
 
 
-class Disconnected(Exception):  # noqa: N818
+class Disconnected(Exception):  # noqa: N818 - never leaves this package
     """The connection ended before the answer came."""
 
 
@@ -41,15 +42,25 @@ class _Pending:
     """A request whose answer is awaited; `subject` lets a permission error find it."""
 
     subject: str
-    future: asyncio.Future[tuple[bytes, bytes]]
+    future: asyncio.Future[Any]
 
 
 class Wire(Connection):
-    """A connection. Create it with `await Wire.connect(options)`, end it with `await wire.close()`."""
+    """A connection. Create it with `await Wire.connect(options)`, end it with `await wire.close()`.
+
+    Attributes:
+        rollups: whether the log takes roll-ups; if not, a steward drops what a message replaces.
+        denied: subjects of subscriptions that the broker refused.
+    """
+
+    rollups: bool
+    denied: set[str]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._inbox = f"{self.options.inbox_prefix}.{secrets.token_hex(8)}"
+        self.rollups = True
+        self.denied = set()
         self._pending: dict[str, _Pending] = {}
         self._streams: dict[str, Handler] = {}
         self._counter = 0
@@ -62,6 +73,9 @@ class Wire(Connection):
         _log.warning("the broker refused a subject", reason=text.removeprefix("nats: "))
         quoted = text.split('"')
         subject = quoted[1] if len(quoted) > 2 else ""
+        if "for subscription" in text:
+            self.denied.update(one for one, _ in self._subjects.values() if one.lower() == subject)
+            return
         for pending in list(self._pending.values()):
             if pending.subject.lower() == subject and not pending.future.done():
                 pending.future.set_exception(PermissionDenied(f"the broker refused {pending.subject!r}: {text}"))
@@ -95,15 +109,27 @@ class Wire(Connection):
         if stream is not None:
             stream(subject, reply, payload, header)
 
-    def inbox(self, handler: Handler) -> tuple[str, Callable[[], None]]:
-        """Return a fresh reply subject whose messages go to `handler`, and what releases it."""
+    def inbox(
+        self, handler: Handler, asked: tuple[str, asyncio.Future[Any]] | None = None
+    ) -> tuple[str, Callable[[], None]]:
+        """Return a fresh reply subject whose messages go to `handler`, and what releases it.
+
+        Of `asked`, the future fails at once if the broker refuses the subject, or the connection ends.
+        """
         token = self._token()
         self._streams[token] = handler
+        if asked is not None:
+            self._pending[f"{token} "] = _Pending(*asked)  # no token of a reply
 
         def release() -> None:
             self._streams.pop(token, None)
+            self._pending.pop(f"{token} ", None)
 
         return f"{self._inbox}.{token}", release
+
+    def rollup_field(self, subject: str) -> str:
+        """Return the header field which says that a message on this subject replaces all before it."""
+        return MARK if subject.startswith(f"{ROOT}.") and not self.rollups else ROLLUP
 
     def own_inbox(self) -> str:
         """Return a subject below this connection's inbox for a subscription of its own."""
@@ -217,7 +243,8 @@ class Wire(Connection):
             Conflict: somebody else wrote first.
             TooLarge, StorageFull, PermissionDenied, BrokerTimeout: as they say; nothing is retried by the caller.
         """
-        header = publish_header(expect, expect_filter, rollup=rollup, message_id=message_id, schedule=schedule, ttl=ttl)
+        says = self.rollup_field(subject) if rollup else ""
+        header = publish_header(expect, expect_filter, rollup=says, message_id=message_id, schedule=schedule, ttl=ttl)
         if len(header) + len(payload) > self.max_payload:
             raise TooLarge(f"{len(payload)} bytes are more than the broker takes in one message ({self.max_payload})")
         loop = asyncio.get_running_loop()

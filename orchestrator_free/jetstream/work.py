@@ -17,7 +17,7 @@ import structlog
 
 from orchestrator_free import contract
 from orchestrator_free.errors import BrokerError, BrokerTimeout
-from orchestrator_free.jetstream.messages import Message, is_copy
+from orchestrator_free.jetstream.messages import Message, is_copy, replaces
 from orchestrator_free.jetstream.wire import Wire
 
 _log = structlog.get_logger("orchestrator_free.jetstream")
@@ -46,9 +46,8 @@ class Delivery:
         tokens = reply.split(".")
         base = 2 if len(tokens) == 9 else 4
         delivered, sequence, _, stamp, pending = tokens[base + 2 : base + 7]
-        rollup = b"\r\nNats-Rollup: sub\r\n" in header
         copied = is_copy(subject, header, 0)
-        self.message = Message(subject, int(sequence), _rfc3339(int(stamp)), payload, rollup, copied=copied)
+        self.message = Message(subject, int(sequence), _rfc3339(int(stamp)), payload, replaces(header), copied=copied)
         self.attempt = int(delivered)
         self.pending = int(pending)
         self._reply = reply

@@ -64,7 +64,7 @@ async def ended(session: Session, children: Sequence[Child]) -> AsyncIterator[tu
         if found is not None and not found.open:
             child = left.pop(key)
             await child.forget_deadline()
-            yield child, await complete_run(session.id, found.view(), Objects(session.log.wire))
+            yield child, await complete_run(session.id, found.view(), Objects(session.log.wire, session.member))
             if not left:
                 return
 

@@ -21,6 +21,7 @@ from orchestrator_free.fold import RunFold
 from orchestrator_free.fold.run import ENDING_BYTES, ending
 from orchestrator_free.jetstream import Objects, Wire
 from orchestrator_free.jetstream.objects import object_name
+from orchestrator_free.subjects import STEWARD
 from orchestrator_free.vocabulary import validate
 
 #: characters of merged text in one event; in JSON a character takes 6 bytes at most
@@ -229,6 +230,8 @@ class RunWriter:
             payload = encode(await outsource(body, session, objects))
         try:
             self._last = await self._wire.publish(self._subject, payload, expect=self._last, rollup=compact)
+            if compact and not self._wire.rollups:  # lost, it is made up for later
+                self._wire.send(f"{STEWARD}compact.{self._subject}")
         except Conflict as conflict:
             self._error = RunFenced(f"another attempt owns run {self.fold.run} of {self.fold.agent}: {conflict}")
             raise self._error from conflict

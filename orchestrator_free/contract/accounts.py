@@ -1,0 +1,79 @@
+"""Accounts: a tenant is two of them, one with the streams, and one for agents whose code is not trusted.
+
+Accounts see nothing of each other but what one exports to the other. The broker answers a request from another account
+to that account only, so no answer can be aimed at a subject of the log. What such an agent must not do itself (set
+timers, describe objects, make consumers) it asks on the same subjects as everybody; the import leads them to the
+core's steward.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from orchestrator_free.contract.roles import LEADER_ELECTED, LOOK_UP, STREAMED, TIMED_KINDS, WORKING_KINDS, expand
+from orchestrator_free.contract.streams import OBJECT_BUCKET, PRESENCE_BUCKET
+from orchestrator_free.subjects import AT, LIVE, ROOT, STEWARD, check_name
+
+_PULL: Final = "$JS.API.CONSUMER.MSG.NEXT.{stream}.*"
+#: what goes to the streams as it is; `$JS.API.INFO` keeps the server from adding an import of its own API, which would
+#: answer every request first, with "JetStream not enabled for account"
+_DIRECT: Final = (
+    *(f"{ROOT}.*.*.*.{kind}" for kind in WORKING_KINDS),
+    f"$KV.{PRESENCE_BUCKET}.agent.*.*",
+    f"$KV.{PRESENCE_BUCKET}.watch.*.*.*",
+    f"$O.{OBJECT_BUCKET}.C.*.*",
+    f"{STEWARD}compact.{ROOT}.*.*.*.run.*",
+    *LOOK_UP,
+    "$JS.API.CONSUMER.INFO.{stream}.*",
+    _PULL,
+    "$JS.ACK.{stream}.*.>",
+    "$JS.ACK.*.*.{stream}.*.>",
+)
+#: what the steward does for them: subject as they know it -> subject that the steward hears
+_ASKED: Final = {
+    **{f"{AT}{ROOT}.*.*.*.{kind}": f"{STEWARD}{AT}{ROOT}.*.*.*.{kind}" for kind in TIMED_KINDS},
+    f"$O.{OBJECT_BUCKET}.M.*": f"{STEWARD}object.*",
+    "$JS.API.CONSUMER.CREATE.{stream}.*": f"{STEWARD}consumer.{{stream}}.*",
+}
+#: what they hear
+_HEARD: Final = (f"{LIVE}{ROOT}.>", f"$KV.{PRESENCE_BUCKET}.>", LEADER_ELECTED)
+
+
+def core_account(tenant: str) -> str:
+    """Return the name of the account that has a tenant's streams."""
+    return check_name("tenant", tenant)
+
+
+def agents_account(tenant: str) -> str:
+    """Return the name of the account of a tenant's agents whose code is not trusted; no tenant has a dot."""
+    return f"{check_name('tenant', tenant)}.agents"
+
+
+def account_of(role: str, tenant: str) -> str:
+    """Return the name of the account that users of a role belong to."""
+    return agents_account(tenant) if role == "isolated" else core_account(tenant)
+
+
+def exports(tenant: str, *, shards: int = 1) -> list[dict[str, Any]]:
+    """Return what the core account lets the agents' account use, as nats-server's configuration takes it."""
+    only = {"accounts": [agents_account(tenant)]}
+    streamed = set(expand((*STREAMED, _PULL), "", shards))
+    services = expand((*_DIRECT, *_ASKED.values()), "", shards)
+    return [
+        *({"service": one} | ({"response_type": "stream"} if one in streamed else {}) | only for one in services),
+        *({"stream": one} | only for one in expand(_HEARD, "", shards)),
+    ]
+
+
+def imports(tenant: str, *, shards: int = 1) -> list[dict[str, Any]]:
+    """Return what the agents' account uses of the core account, as nats-server's configuration takes it."""
+    core = {"account": core_account(tenant)}
+    asked = [
+        {"service": core | {"subject": there}, "to": here}
+        for here, there in zip(expand(_ASKED, "", shards), expand(_ASKED.values(), "", shards), strict=True)
+    ]
+    return [
+        *({"service": core | {"subject": one}} for one in expand(_DIRECT, "", shards)),
+        *asked,
+        *({"stream": core | {"subject": one}} for one in expand(_HEARD, "", shards)),
+    ]
