@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from orchestrator_free.fold import FINAL
-from orchestrator_free.lag import Replica
 from orchestrator_free.working.stats import BUCKETS
+
+if TYPE_CHECKING:
+    from orchestrator_free.lag import Replica
 
 OTHER: Final = "other"
 MOST_NAMES: Final = 200

@@ -16,6 +16,7 @@ from orchestrator_free.cli import (
     control,
     desk,
     floor,
+    insights,
     notify,
     operations,
     presence,
@@ -62,6 +63,7 @@ app.command("up")(serve.up)
 app.command("demo")(serve.demo)
 app.command("launch")(serve.launch)
 app.command("lag")(serve.lag)
+app.command("insights")(insights.insights)
 app.command("notify")(notify.notify)
 app.add_typer(broker.broker_app, name="broker")
 for _command in (control.cancel, control.steer, control.redirect, control.pause, control.resume):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from orchestrator_free.vocabulary.base import Count, Payload, RunRef
 
@@ -21,6 +21,13 @@ class RunStarted(Payload):
     replica: str = Field("", description="which process of the agent; unique, so that no two begin alike")
     parent: RunRef | None = None
     whisper: bool = Field(False, description="it answers a whisper: not for the person who is served")
+
+
+class Timing(BaseModel):
+    """What the agent measured of the attempt that ended a run; compaction removes it from the log otherwise."""
+
+    first_output_seconds: float | None = Field(None, description="from its beginning to its first output; null: none")
+    longest_silence_seconds: float = Field(description="in which it wrote nothing and waited for nobody")
 
 
 class RunFinished(Payload):
@@ -40,6 +47,7 @@ class RunFinished(Payload):
     object: str | None = Field(None, description="name of the object that holds parts and attempts, if too large")
     first: int | None = Field(None, description="sequence of the run's first event")
     started: str | None = None
+    timing: Timing | None = Field(None, description="how long people waited for it, as the agent measured")
 
 
 class TextDelta(Payload):

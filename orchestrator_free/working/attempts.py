@@ -200,7 +200,7 @@ class Attempts:
         """Call the handler in a task of its own, which a control can cancel; return status and error."""
         if active.stop is not None:
             return "cancelled", None
-        begun = perf_counter()
+        writer.begin()
         self.stats.active += 1
         active.task = asyncio.create_task(self._call(run), name=f"run {run.id}")
         self._open[run.id] = (writer, active)
@@ -221,8 +221,8 @@ class Attempts:
         finally:
             self.stats.active -= 1
             self._open.pop(run.id, None)
-            if writer.first_write is not None:
-                self.stats.first_token.observe(writer.first_write - begun)
+            if writer.first_write is not None and writer.begun is not None:
+                self.stats.first_token.observe(writer.first_write - writer.begun)
         # A handler that swallowed its cancellation is stopped all the same: nobody was shown what it said after it.
         return ("cancelled" if active.stop is not None else "done"), None
 

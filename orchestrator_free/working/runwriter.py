@@ -72,9 +72,11 @@ class RunWriter:
 
     Attributes:
         fold: what was written so far, folded.
-        first_write: loop time of the attempt's first output, None before.
-        last_write: the same of its latest output, or of its beginning.
+        begun: when the handler was called, None before; of `perf_counter`, as the next two.
+        first_write: the attempt's first output, None before.
+        last_write: its latest output, or its beginning.
         stalled: whether it was said that it writes nothing.
+        silence: the longest time between two outputs in which it waited for nobody.
     """
 
     def __init__(self, wire: Wire, subject: str, fold: RunFold, *, last: int) -> None:
@@ -90,8 +92,10 @@ class RunWriter:
         self._ended = False
         self.fold = fold
         self.first_write: float | None = None
+        self.begun: float | None = None
         self.last_write = perf_counter()
         self.stalled = False
+        self.silence = 0.0
 
     @property
     def last(self) -> int:
@@ -124,20 +128,31 @@ class RunWriter:
             raise self._error
         if self._ended:
             raise RunFinished(f"run {self.fold.run} has ended, {body['type']} was not written")
+        waited = self.fold.waiting is not None
         if not self.fold.apply(body, self.fold.last, now()):
             validate("run", body)
             raise RunFinished(f"part {body.get('part')!r} of run {self.fold.run} is closed")
         waiting = _Waiting(body)
-        if self.first_write is None:
-            self.first_write = perf_counter()  # uvloop's own clock ticks in milliseconds
-        self.last_write = perf_counter()
-        self.stalled = False
+        self._wrote(waited=waited)
         self._append(waiting)
         if self._ahead > _AHEAD:
             self._room.clear()
             await self._room.wait()
         else:
             await asyncio.sleep(0)  # let what is ready to leave, leave: a handler need not await anything else
+
+    def begin(self) -> None:
+        """The handler is called now."""
+        self.begun = self.last_write = perf_counter()
+
+    def _wrote(self, *, waited: bool) -> None:
+        at = perf_counter()  # uvloop's own clock ticks in milliseconds
+        if self.first_write is None:
+            self.first_write = at
+        if not waited and at - self.last_write > self.silence:
+            self.silence = at - self.last_write
+        self.last_write = at
+        self.stalled = False
 
     async def stall(self, seconds: float) -> None:
         """Say that the handler writes nothing; nothing is said while something is under way to the broker.
@@ -146,9 +161,9 @@ class RunWriter:
             RunFinished, RunFenced, BrokerError: as `write`.
         """
         if self._task is None:
-            first = self.first_write
+            first, latest = self.first_write, self.last_write
             await self.write({"type": "run.stalled", "seconds": seconds})
-            self.first_write, self.stalled = first, True
+            self.first_write, self.last_write, self.stalled = first, latest, True
 
     def _append(self, waiting: _Waiting) -> None:
         """Queue an event; a delta is merged into a waiting one of its part, unless something else was written since."""
@@ -224,7 +239,7 @@ class RunWriter:
         """
         self._ended = True
         await self.drained()
-        body = finished(self.fold, status, error) | ({} if into is None else {"into": into})
+        body = finished(self.fold, status, error) | ({} if into is None else {"into": into}) | self._timing()
         payload = encode(body)
         if len(payload) > min(INLINE_LIMIT, self.limit):
             payload = encode(await outsource(body, session, objects))
@@ -235,6 +250,14 @@ class RunWriter:
         except Conflict as conflict:
             self._error = RunFenced(f"another attempt owns run {self.fold.run} of {self.fold.agent}: {conflict}")
             raise self._error from conflict
+
+    def _timing(self) -> Body:
+        """Return what was measured of this attempt; nothing where its handler was not called."""
+        if self.begun is None:
+            return {}
+        first = None if self.first_write is None else round(self.first_write - self.begun, 3)
+        silence = self.silence if self.fold.waiting is not None else max(self.silence, perf_counter() - self.last_write)
+        return {"timing": {"first_output_seconds": first, "longest_silence_seconds": round(silence, 3)}}
 
 
 def finished(fold: RunFold, status: str, error: str | None) -> Body:
