@@ -17,6 +17,7 @@ from orchestrator_free.cli import (
     desk,
     floor,
     insights,
+    lag,
     notify,
     operations,
     presence,
@@ -62,8 +63,8 @@ app = typer.Typer(
 app.command("up")(serve.up)
 app.command("demo")(serve.demo)
 app.command("launch")(serve.launch)
-app.command("lag")(serve.lag)
 app.command("insights")(insights.insights)
+app.command("lag")(lag.lag)
 app.command("notify")(notify.notify)
 app.add_typer(broker.broker_app, name="broker")
 for _command in (control.cancel, control.steer, control.redirect, control.pause, control.resume):

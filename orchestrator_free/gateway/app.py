@@ -43,7 +43,7 @@ from orchestrator_free.gateway.guard import Gate, Guard
 from orchestrator_free.gateway.hub import Hub
 from orchestrator_free.gateway.notices import Notices
 from orchestrator_free.gateway.openapi import DOCS_PAGE, openapi
-from orchestrator_free.gateway.origins import Origins, check_origin
+from orchestrator_free.gateway.origins import Origins
 from orchestrator_free.gateway.presence import PresenceRoutes
 from orchestrator_free.gateway.problems import HANDLERS
 from orchestrator_free.gateway.resource import Resource
@@ -104,7 +104,7 @@ class Gateway:
         self.resources.append(AccessRoutes(broker, self.hub, self.gate))
         routes = self._routes()
         middleware = [
-            Middleware(Origins, allowed=[check_origin(one) for one in settings.allow_origins]),
+            Middleware(Origins, allowed=settings.allow_origins, hosts=settings.hosts),
             Middleware(Guard, gate=self.gate, routes=routes),
         ]
         self.app = Starlette(routes=routes, exception_handlers=HANDLERS, lifespan=self._lifespan, middleware=middleware)

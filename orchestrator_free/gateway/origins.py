@@ -31,6 +31,8 @@ EXPOSED: Final = (
 )
 #: how long a browser may keep the answer to a preflight
 _PREFLIGHT_SECONDS: Final = "600"
+#: on every answer: what it says it is, it is; no other site hears the address of a page
+SAFE: Final = {"x-content-type-options": "nosniff", "referrer-policy": "same-origin"}
 _REFUSED: Final = "urn:orchestrator-free:problem:origin-refused"
 
 
@@ -53,18 +55,21 @@ def check_origin(text: str) -> str:
 class Origins:
     """Middleware in front of the routes."""
 
-    def __init__(self, app: Callable[..., Any], allowed: Iterable[str] = ()) -> None:
+    def __init__(self, app: Callable[..., Any], allowed: Iterable[str] = (), hosts: Iterable[str] = ()) -> None:
         """Prepare.
 
         Args:
             app: what answers.
             allowed: the origins, beside the gateway's own, whose pages may use it.
+            hosts: the names under which it may be reached; none for any. A page can give its own name this host's
+                address, and is then of the gateway's origin, but not under one of these names.
 
         Raises:
             InvalidInput: one is no origin.
         """
         self._app = app
         self._allowed = frozenset(check_origin(one) for one in allowed)
+        self._hosts = frozenset(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, answer a preflight, or pass on."""
@@ -74,7 +79,9 @@ class Origins:
         headers = Headers(scope=scope)
         origin = headers.get("origin")
         listed = origin is not None and origin.lower() in self._allowed
-        if not listed and _foreign(origin, headers) and _matters(scope, headers):
+        if self._hosts and (host := _name_of(headers)) not in self._hosts:
+            await _misnamed(scope, receive, send, host)
+        elif not listed and _foreign(origin, headers) and _matters(scope, headers):
             await _refuse(scope, receive, send, origin)
         elif scope["type"] == "websocket":
             await self._app(scope, receive, send)
@@ -82,7 +89,21 @@ class Origins:
             await Response(status_code=204, headers=_permission(origin, headers))(scope, receive, send)
         else:
             more = _shared(origin) if listed and origin else {"vary": "origin"} if self._allowed else {}
-            await self._app(*_with_headers(scope, receive, send, more))
+            await self._app(*_with_headers(scope, receive, send, SAFE | more))
+
+
+def _name_of(headers: Headers) -> str:
+    """Return the host that a request names, without its port."""
+    name = headers.get("host", "").lower()
+    return name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+
+
+async def _misnamed(scope: Scope, receive: Receive, send: Send, host: str) -> None:
+    detail = (
+        f"this gateway asks nobody who they are, so it answers to the names of this host's loopback only, not to "
+        f"{host[:100]!r}; start it with --auth-keys, or with --open if that is meant"
+    )
+    await _answer(scope, receive, send, problem(403, "Host refused", detail))
 
 
 def page_of(headers: Headers) -> str:
@@ -120,6 +141,10 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, origin: str | None
     )
     response = problem(403, "Origin refused", detail, type_=_REFUSED)
     response.headers["vary"] = "origin"
+    await _answer(scope, receive, send, response)
+
+
+async def _answer(scope: Scope, receive: Receive, send: Send, response: Response) -> None:
     if scope["type"] == "websocket":
         await WebSocket(scope, receive, send).send_denial_response(response)
     else:
