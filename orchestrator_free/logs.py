@@ -1,15 +1,69 @@
-"""Structured logs: for people in a terminal, JSON lines otherwise; always on standard error."""
+"""Structured logs: for people in a terminal, JSON lines otherwise; always on standard error, and without secrets."""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Final
 
 import structlog
 
+HIDDEN: Final = "[hidden]"
+#: fields whose value is a secret, whatever it looks like; those that end so, too
+_SECRET: Final = re.compile(
+    r"(?:^|[_-])(authorization|cookie|token|ticket|seed|jwt|password|passwd|secret|api[_-]?key)$", re.IGNORECASE
+)
+#: what is a secret wherever it stands: tokens, tickets, seeds of nkeys, what a URL or a header carries
+_PATTERNS: Final = re.compile(
+    r"eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*)*"
+    r"|tkt_[A-Za-z0-9_-]+"
+    r"|\bS[UAOCNXP][A-Z2-7]{40,}"
+    r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
+    r"|(?<=earer )[^\s\"',;]+"
+    r"|(?<=asic )[A-Za-z0-9+/=]{8,}"
+    r"|(?<=[?&;]token=)[^&\s\"']+|(?<=[?&;]ticket=)[^&\s\"']+|(?<=[?&;]access_token=)[^&\s\"']+"
+)
+
+
+def scrub(text: str) -> str:
+    """Return a text without what looks like a secret."""
+    return _PATTERNS.sub(HIDDEN, text)
+
+
+def hide_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep secrets out of a line of a log: a processor of structlog."""
+    for name, value in event.items():
+        if name != "exc_info":  # the renderer makes a text of it
+            event[name] = _hidden(name, value)
+    return event
+
+
+def _hidden(name: str, value: Any) -> Any:
+    if _SECRET.search(name) and value:
+        return HIDDEN
+    if isinstance(value, str):
+        return scrub(value)
+    if isinstance(value, bytes):
+        return scrub(value.decode(errors="replace"))
+    if isinstance(value, Mapping):
+        return {key: _hidden(str(key), inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_hidden("", inner) for inner in value]
+    return value if value is None or isinstance(value, (bool, int, float)) else scrub(str(value))
+
+
+class _Scrubbing(logging.Formatter):
+    """For lines of libraries, which log by themselves."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line without secrets."""
+        return scrub(super().format(record))
+
 
 def configure(*, level: str = "info", json: bool | None = None) -> None:
-    """Set up structlog once per process.
+    """Set up structlog once per process, and what libraries log.
 
     Args:
         level: debug, info, warning or error.
@@ -18,15 +72,23 @@ def configure(*, level: str = "info", json: bool | None = None) -> None:
     as_json = not sys.stderr.isatty() if json is None else json
     plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)  # no values of variables
     renderer = structlog.processors.JSONRenderer() if as_json else plain
+
+    def render(*about: Any) -> str:
+        return scrub(str(renderer(*about)))  # tracebacks, too
+
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *([structlog.processors.format_exc_info] if as_json else []),
-            renderer,
+            hide_secrets,
+            render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Scrubbing("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)

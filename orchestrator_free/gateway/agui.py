@@ -107,13 +107,14 @@ class AgUi(Resource):
         self, request: Request, session: str, sender: str, input: str, *, modern: bool, asked: bool = False
     ) -> FeedResponse:
         channel = await self.caught_up(request, session)
+        seen = await self.seen(request, channel)
         cursor = request.headers.get("last-event-id", "")
         stream = EventStream(session, sender, input, modern=modern, asked=asked, cursor=cursor)
 
-        finished = await self.whole(channel) if stream.answer.complete(channel.fold) else None
+        finished = await self.whole(seen) if stream.answer.complete(seen.fold) else None
 
         def tell() -> tuple[bytes, bool]:
-            events = stream.advance(finished or channel.fold)
+            events = stream.advance(finished or seen.fold)
             return b"".join(frame(place, event) for place, event in events), stream.ended
 
         version, prefix = "1.0" if modern else "0", request.scope.get("root_path", "")
@@ -127,17 +128,18 @@ class AgUi(Resource):
         run = asked.get("runId", "").rpartition("~")[2]
         try:
             channel = await self.caught_up(request, session)
+            seen = await self.seen(request, channel)
         except SessionNotFound:
             return json_answer({"messages": [], "activeRun": None, "interrupts": []})
         if run:
-            named = [one for one in answers(channel.fold) if one[1] == _token(run)]
+            named = [one for one in answers(seen.fold) if one[1] == _token(run)]
             if not named:
                 raise HTTPException(404, "this thread has no such run")
             modern = asked.get("protocolVersion", "0") != "0"
             return await self._stream(request, session, *named[0], modern=modern)
-        found = shown(channel.fold)
-        active = found[-1][1] if found and not Answer(*found[-1]).complete(channel.fold) else None
-        told = {"messages": ui_messages(await self.whole(channel), found), "interrupts": []}
+        found = shown(seen.fold)
+        active = found[-1][1] if found and not Answer(*found[-1]).complete(seen.fold) else None
+        told = {"messages": ui_messages(await self.whole(seen), found), "interrupts": []}
         return json_answer(told | {"activeRun": {"runId": f"{session}~{active}"} if active else None})
 
     # -- a thread -----------------------------------------------------------------------------------------------
@@ -146,7 +148,8 @@ class AgUi(Resource):
         """Replay the whole thread, what people said included, and follow what is being answered."""
         said = await read_body(request, RunBody)
         channel = await self.caught_up(request, said.thread, "threadId")
-        thread = _Thread(channel.fold, await self.whole(channel), said.thread, modern=said.version is not None)
+        seen = await self.seen(request, channel)
+        thread = _Thread(seen.fold, await self.whole(seen), said.thread, modern=said.version is not None)
         member = speaker(request, request.query_params.get("member"), "member")
         return answered(channel, thread.tell, member, (_EXPOSED,))
 

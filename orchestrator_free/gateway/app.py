@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
+import orjson
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
@@ -18,7 +19,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from orchestrator_free.broker import Broker
-from orchestrator_free.errors import InvalidInput, SessionNotFound
+from orchestrator_free.errors import InvalidInput, NotAllowed, SessionNotFound
 from orchestrator_free.gateway.access import AccessRoutes
 from orchestrator_free.gateway.agui import AgUi
 from orchestrator_free.gateway.asks import AskRoutes
@@ -41,6 +42,7 @@ from orchestrator_free.gateway.feed import open_feed
 from orchestrator_free.gateway.floor import Floors
 from orchestrator_free.gateway.guard import Gate, Guard
 from orchestrator_free.gateway.hub import Hub
+from orchestrator_free.gateway.lens import seen
 from orchestrator_free.gateway.notices import Notices
 from orchestrator_free.gateway.openapi import DOCS_PAGE, openapi
 from orchestrator_free.gateway.origins import Origins
@@ -56,6 +58,7 @@ from orchestrator_free.identity.tokens import Verifier
 from orchestrator_free.jetstream import AccessBucket
 from orchestrator_free.metrics import GatewayMetrics
 from orchestrator_free.session import Session
+from orchestrator_free.session.completion import object_names
 from orchestrator_free.subjects import check_name
 
 #: what a session has beside inputs and events; each describes itself
@@ -169,7 +172,7 @@ class Gateway:
     async def show_session(self, request: Request) -> Response:
         """Return the folded view."""
         channel = await self.hub.channel(enter(request, request.path_params["session"]))
-        position, view = await channel.snapshot()
+        position, view = await (await seen(channel, caller(request).sees)).snapshot()
         return Response(view, 200, {"etag": f'"{position}"', "cache-control": "no-cache"}, "application/json")
 
     async def delete_session(self, request: Request) -> Response:
@@ -185,6 +188,8 @@ class Gateway:
         for target in targets:
             check_name("to", target)  # all of them before any is sent
         placed = body.edits or body.again or body.after
+        if placed and not caller(request).hears(placed.sender):
+            raise NotAllowed(f"this token does not read what {placed.sender!r} says")
         if body.to is None and not placed:
             raise InvalidInput("to: Field required; /docs shows the fields")
         if self.hub.hot(session.id) is None and not await session.exists():
@@ -213,13 +218,21 @@ class Gateway:
         """Return a file, or the parts of a large finished run."""
         name = check_name("object", request.path_params["name"])
         try:
-            data = await self._session(request).object(name)
+            session = self._session(request)
+            sees = caller(request).sees
+            data = await session.object(name) if sees is None or await self._shown(request, name) else None
         except SessionNotFound:
             data = None  # that is not the caller's; of one that is not there the store knows no object, either
         if data is None:
             raise HTTPException(404, "this session has no object of that name")
         safe = {"content-disposition": "attachment", "x-content-type-options": "nosniff"}
         return Response(data, 200, safe, "application/octet-stream")
+
+    async def _shown(self, request: Request, name: str) -> bool:
+        """Whether an object is of what the caller may see."""
+        channel = await self.hub.channel(request.path_params["session"])
+        _, view = await (await seen(channel, caller(request).sees)).snapshot()
+        return name in object_names(orjson.loads(view))
 
     # -- operations ---------------------------------------------------------------------------------------------
 

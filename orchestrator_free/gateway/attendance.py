@@ -296,9 +296,9 @@ class Attendance:
                 changed, gone = changes(room.shown, found)
                 room.shown = found
                 if changed or gone:
-                    _send(room, _frames(changed, gone, whole=False), informed=True)
+                    _send(room, changed, gone, whole=False)
             if any(not one.visit.informed and one.feed is not None and one.feed.writable for one in room.followers):
-                _send(room, _frames(list(room.shown.values()), [], whole=True), informed=False)
+                _send(room, list(room.shown.values()), [], whole=True)
 
     async def members(self, channel: Channel) -> list[Member]:
         """Return the members of a session now.
@@ -316,11 +316,16 @@ def _frames(members: list[Member], gone: list[str], *, whole: bool) -> dict[Form
     return {"sse": control("presence", body), "ndjson": control("presence", body, form="ndjson")}
 
 
-def _send(room: _Room, frames: dict[Format, bytes], *, informed: bool) -> None:
-    """Write a frame to those followers that are informed, or to those that are not; who cannot take it, is not."""
+def _send(room: _Room, members: list[Member], gone: list[str], *, whole: bool) -> None:
+    """Write all to those followers that are not informed, or a change to those that are; who cannot take it, is not."""
+    made: dict[frozenset[str] | None, dict[Format, bytes]] = {}
     for client in list(room.followers):
-        if client.visit.informed is not informed or client.feed is None:
+        if client.visit.informed is whole or client.feed is None:
             continue
         client.visit.informed = client.feed.writable
         if client.feed.writable:
-            client.feed.send(frames[client.selection.form])
+            sees = client.visit.sees
+            if sees not in made:
+                shown = [one for one in members if sees is None or one.member in sees]
+                made[sees] = _frames(shown, [one for one in gone if sees is None or one in sees], whole=whole)
+            client.feed.send(made[sees][client.selection.form])

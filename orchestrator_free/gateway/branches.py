@@ -79,7 +79,7 @@ class Branches(Resource):
 
     async def _view(self, request: Request) -> tuple[str, View]:
         channel = await self.channel(request)
-        position, view = await channel.snapshot()
+        position, view = await (await self.seen(request, channel)).snapshot()
         return str(position), orjson.loads(view)
 
     async def show(self, request: Request) -> Response:

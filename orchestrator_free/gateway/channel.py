@@ -23,6 +23,7 @@ from orchestrator_free.gateway.client import Client
 from orchestrator_free.gateway.firsts import Firsts
 from orchestrator_free.gateway.frames import HEARTBEAT, Frame, Selection, control, snapshot_frame
 from orchestrator_free.gateway.history import History
+from orchestrator_free.gateway.lens import Lenses, seen
 from orchestrator_free.gateway.settings import GatewaySettings
 from orchestrator_free.gateway.snapshot import Snapshots
 from orchestrator_free.gateway.tail import Tail
@@ -78,8 +79,7 @@ class Channel:
         self._firsts = Firsts(self.fold, metrics)
         self.tail, self.closed = Tail(settings.tail_bytes), False
         self.idle_since: float | None = asyncio.get_running_loop().time()
-        self._log = log
-        self._settings = settings
+        self._log, self._settings = log, settings
         self._on_lost = on_lost
         self.attendance = attendance
         self._history = History(log, self.reader)
@@ -89,7 +89,7 @@ class Channel:
         self._listeners: set[Callable[[], object]] = set()
         self._behind: set[Client] = set()
         self._piece: tuple[tuple[int, int, Selection], tuple[bytes, int, int]] | None = None
-        self._snapshots = Snapshots(objects)
+        self._snapshots, self.lenses = Snapshots(objects), Lenses(log, objects)
 
     @property
     def position(self) -> Position:
@@ -168,6 +168,7 @@ class Channel:
             frame = Frame(self.reader.epoch, entry)
             self.tail.add(frame, rollup=entry.message.rollup)
             self._fresh.append(frame)
+        self.lenses.take(entries)
         self.tail.trim()
 
     def flush(self) -> None:
@@ -275,7 +276,7 @@ class Channel:
         reset = control("reset", {"reason": lost.reason, "detail": str(lost)}, form=form)
         self.metrics.resumes.labels("reset").inc()
         try:
-            position, view = await self.snapshot()
+            position, view = await (await seen(self, client.selection.sees)).snapshot()
         except BrokerError:
             feed.send(reset)
             feed.cut()

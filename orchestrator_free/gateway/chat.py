@@ -147,12 +147,13 @@ class Chat(Resource):
     ) -> tuple[str, str, str]:
         """Take what a person decided about the approvals in a message; go on where its stream ended."""
         channel = await self.caught_up(request, session.id)
+        seen = await self.seen(request, channel)
         for approval in approvals:
-            if (ask := channel.fold.asks.found.get(approval["id"])) is not None and ask["status"] == "open":
+            if (ask := seen.fold.asks.found.get(approval["id"])) is not None and ask["status"] == "open":
                 value = "approve" if approval["approved"] else "deny"
                 await session.asks.answer(approval["id"], value, str(approval.get("reason") or ""))
         run = str(message.get("id", "")).removeprefix("msg-")
-        found = self.asked(channel.fold, run)
+        found = self.asked(seen.fold, run)
         if found is None:
             raise HTTPException(404, "this chat has no such answer")
         about = message.get("metadata")
@@ -176,18 +177,19 @@ class Chat(Resource):
         name, run, mark = _place(request)
         try:
             channel = await self.caught_up(request, name)
+            seen = await self.seen(request, channel)
         except SessionNotFound:
             if run:
                 raise
             return Response(status_code=204)
-        found = self.asked(channel.fold, run)
+        found = self.asked(seen.fold, run)
         if found is None:
             return Response(status_code=204)
         if count := number(request, "startIndex", 0, 0, 10**9):
             return await self._go_on(request, name, found, mark, count)
         cursor = request.headers.get("last-event-id", "")
         answer = Answer(*found, cursor)
-        if answer.ended or (not run and not cursor and answer.complete(channel.fold)):
+        if answer.ended or (not run and not cursor and answer.complete(seen.fold)):
             return Response(status_code=204)
         return await self._tell(request, name, *found, cursor)
 
@@ -212,17 +214,18 @@ class Chat(Resource):
         skip: int = 0,
     ) -> FeedResponse:
         channel = await self.caught_up(request, session)
+        seen = await self.seen(request, channel)
         profile = _profile(request)
         stream = MessageStream(session, sender, input, profile=profile, cursor=cursor, approving=approving)
 
-        finished = await self.whole(channel) if stream.answer.complete(channel.fold) else None
+        finished = await self.whole(seen) if stream.answer.complete(seen.fold) else None
 
         mark = mark or self._chunks.begin()
 
         def tell() -> tuple[bytes, bool]:
             nonlocal skip
             frames = []
-            for behind, chunk in stream.advance(finished or channel.fold):
+            for behind, chunk in stream.advance(finished or seen.fold):
                 if skip:
                     skip -= 1  # told, and noted, before
                     continue
@@ -268,7 +271,8 @@ class Chat(Resource):
         profile = _profile(request)
         try:
             channel = await self.caught_up(request, request.path_params["session"])
-            found = ui_messages(await self.whole(channel), profile=profile)
+            seen = await self.seen(request, channel)
+            found = ui_messages(await self.whole(seen), profile=profile)
         except SessionNotFound:
             found = []
         return json_answer(found, 200, **{"cache-control": "no-cache"})

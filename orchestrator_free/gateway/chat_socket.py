@@ -126,8 +126,9 @@ class ChatSocket:
     async def _resume(self, request: str, frame: Frame) -> None:
         session = check_name("id", frame.get("id"))
         channel = await self._chat.caught_up(self._websocket, session)
-        found = self._chat.asked(channel.fold, "")
-        if found is None or Answer(*found).complete(channel.fold):
+        seen = await self._chat.seen(self._websocket, channel)
+        found = self._chat.asked(seen.fold, "")
+        if found is None or Answer(*found).complete(seen.fold):
             await self._tell(request, "no-active")
             return
         await self._tell(request, "start")
@@ -136,6 +137,7 @@ class ChatSocket:
     async def _stream(self, request: str, session: str, stream: MessageStream) -> None:
         self._answers[request] = (session, stream.answer.run)
         channel = await self._chat.caught_up(self._websocket, session)
+        seen = await self._chat.seen(self._websocket, channel)
         news = asyncio.Event()
         leave = channel.listen(news.set)
         channel.attendance.came(channel, self)
@@ -146,7 +148,7 @@ class ChatSocket:
                 if channel.closed:
                     await self._websocket.close(RESTART, "resume")
                     return
-                for _, chunk in stream.advance(channel.fold):
+                for _, chunk in stream.advance(seen.fold):
                     await self._tell(request, "chunk", sequence=sequence, chunk=chunk)
                     sequence += 1
                 if not stream.ended:

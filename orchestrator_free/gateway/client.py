@@ -21,6 +21,7 @@ class Visit:
         listed: others may know.
         follows: it is told who is there.
         informed: it has been told all that there was to tell.
+        sees: of whom it may be told; None for everybody.
     """
 
     member: str
@@ -28,6 +29,7 @@ class Visit:
     listed: bool = True
     follows: bool = False
     informed: bool = False
+    sees: frozenset[str] | None = None
 
 
 class Client:

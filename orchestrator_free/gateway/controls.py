@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from orchestrator_free.gateway.bodies import json_answer, number, read_body, repeat_id
+from orchestrator_free.gateway.caller import caller
 from orchestrator_free.gateway.openapi import IDEMPOTENCY_KEY, body, operation, path, query
 from orchestrator_free.gateway.resource import Resource
 
@@ -61,5 +62,6 @@ class Controls(Resource):
         answer: dict[str, Any] = {"control": sent.control, "position": str(sent.position), "outcome": None}
         if wait:
             with contextlib.suppress(TimeoutError):
-                answer["outcome"] = asdict(await sent.outcome(timeout=wait))
+                outcome = await sent.outcome(timeout=wait)
+                answer["outcome"] = asdict(outcome) if caller(request).hears(outcome.agent) else None
         return json_answer(answer, 200 if answer["outcome"] else 202)

@@ -9,12 +9,13 @@ from starlette.requests import HTTPConnection, Request
 
 from orchestrator_free.errors import InvalidInput, PositionLost
 from orchestrator_free.gateway.attendance import visit_of
-from orchestrator_free.gateway.caller import enter, speaker
+from orchestrator_free.gateway.caller import caller, enter, speaker
 from orchestrator_free.gateway.channel import Channel
 from orchestrator_free.gateway.client import Client
 from orchestrator_free.gateway.fallback import FeedResponse
 from orchestrator_free.gateway.frames import Format, Selection, control, snapshot_frame
 from orchestrator_free.gateway.hub import Hub
+from orchestrator_free.gateway.lens import seen
 from orchestrator_free.gateway.transport import Feed, Head
 from orchestrator_free.subjects import Position
 
@@ -45,12 +46,14 @@ async def prepare(request: HTTPConnection, hub: Hub, form: Format) -> tuple[Clie
         OrchestratorFreeError: the request is wrong or the session unknown.
     """
     query = request.query_params
-    selection = Selection.parse(query.get("agents", ""), query.get("kinds", ""), form)
+    sees = caller(request).sees
+    selection = Selection.parse(query.get("agents", ""), query.get("kinds", ""), form, sees)
     after = _after(request)
     until_idle = _flag("until", query.get("until"), "idle")
     snapshot = _flag("snapshot", query.get("snapshot"), "1")
     session = enter(request, request.path_params["session"])
     visit = visit_of(query, speaker(request, query.get("member"), "member"))
+    visit.sees = sees
     channel = await hub.channel(session)
     if until_idle and hub.broker.log.wire.connected.is_set():
         await channel.reach()  # an input that was just sent elsewhere is no rest
@@ -91,7 +94,7 @@ async def _beginning(
     elif snapshot:
         hub.metrics.resumes.labels("snapshot").inc()
     if begin or (snapshot and after is None):
-        position, view = await channel.snapshot()
+        position, view = await (await seen(channel, selection.sees)).snapshot()
         return position.sequence, begin + snapshot_frame(position, view, form=selection.form)
     start = after.sequence if after is not None else 0
     hub.metrics.resumes.labels("hot" if channel.tail.holds(start) else "log").inc()

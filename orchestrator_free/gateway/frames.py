@@ -13,6 +13,7 @@ import orjson
 from orchestrator_free.entries import Entry
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.events import Event
+from orchestrator_free.gateway.lens import ABOUT
 from orchestrator_free.subjects import KINDS, Position, check_name, parse
 
 Format = Literal["sse", "ndjson"]
@@ -91,15 +92,17 @@ class Selection:
     Attributes:
         agents: only what these members published; None for all.
         kinds: only these kinds of entity; None for all.
+        sees: whose words the client may read, whatever it selects; None for everybody's.
         form: `sse` or `ndjson`.
     """
 
     agents: frozenset[str] | None = None
     kinds: frozenset[str] | None = None
     form: Format = "sse"
+    sees: frozenset[str] | None = None
 
     @classmethod
-    def parse(cls, agents: str, kinds: str, form: Format) -> Selection:
+    def parse(cls, agents: str, kinds: str, form: Format, sees: frozenset[str] | None = None) -> Selection:
         """Parse comma-separated query values; empty for all.
 
         Raises:
@@ -110,7 +113,7 @@ class Selection:
         unknown = sorted(chosen - KINDS.keys())
         if unknown:
             raise InvalidInput(f"kinds: {unknown[0][:40]!r} is no kind; there are {', '.join(KINDS)}")
-        return cls(names or None, chosen or None, form)
+        return cls(names or None, chosen or None, form, sees)
 
     def takes(self, event: Event) -> bool:
         """Whether an event is selected."""
@@ -118,6 +121,8 @@ class Selection:
 
     def choose(self, frames: list[Frame]) -> list[Frame]:
         """Return those frames that are selected."""
+        if (sees := self.sees) is not None:
+            frames = [frame for frame in frames if frame.address.member in sees or frame.address.kind in ABOUT]
         if self.agents is not None:
             frames = [frame for frame in frames if frame.address.member in self.agents]
         if self.kinds is not None:

@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.gateway.bodies import json_answer, read_body
+from orchestrator_free.gateway.caller import caller
 from orchestrator_free.gateway.openapi import body, operation, path
 from orchestrator_free.gateway.resource import Resource
 from orchestrator_free.session import Session
@@ -57,7 +58,8 @@ class PresenceRoutes(Resource):
         """Return every member."""
         channel = await self.channel(request)
         members = await self.hub.attendance.members(channel)
-        shown = [member.as_dict() for member in members]
+        hears = caller(request).hears
+        shown = [member.as_dict() for member in members if hears(member.member)]
         return json_answer({"session": channel.session, "position": str(channel.position), "members": shown})
 
     async def say(self, request: Request) -> Response:

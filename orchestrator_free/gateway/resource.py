@@ -14,7 +14,8 @@ from starlette.routing import BaseRoute
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import SessionExists, SessionNotFound
 from orchestrator_free.fold import Fold
-from orchestrator_free.gateway.caller import begins, enter, speaker
+from orchestrator_free.gateway.caller import begins, caller, enter, speaker
+from orchestrator_free.gateway.lens import Seen, seen
 from orchestrator_free.session import Session
 
 if TYPE_CHECKING:
@@ -86,13 +87,21 @@ class Resource(ABC):
             await channel.reach()
         return channel
 
-    async def whole(self, channel: Channel) -> Fold:
+    async def seen(self, request: HTTPConnection, channel: Channel) -> Seen:
+        """Return a session as the caller may see it.
+
+        Raises:
+            BrokerError: it cannot be read now.
+        """
+        return await seen(channel, caller(request).sees)
+
+    async def whole(self, seen: Seen) -> Fold:
         """Return the session as it stands, with what its large finished runs keep in the object store.
 
         Raises:
             BrokerError: that cannot be read now.
         """
-        if not any(run.object and not run.parts for run in channel.fold.runs.values()):
-            return channel.fold
-        _, view = await channel.snapshot()
+        if not any(run.object and not run.parts for run in seen.fold.runs.values()):
+            return seen.fold
+        _, view = await seen.snapshot()
         return Fold.load(orjson.loads(view))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.gateway.bodies import json_answer, number
+from orchestrator_free.gateway.caller import caller
 from orchestrator_free.gateway.openapi import operation, path, query
 from orchestrator_free.gateway.resource import Resource
-from orchestrator_free.views.ledger import STATUSES
+from orchestrator_free.views.ledger import STATUSES, tool_calls
 
 
 class Tools(Resource):
@@ -45,7 +47,12 @@ class Tools(Resource):
         limit, offset = number(request, "limit", 1000, 1, 10_000), number(request, "offset", 0, 0, 999_999_999)
         session = await self.session(request)
         named = {name: request.query_params.get(name) for name in ("tool", "agent", "run", "status")}
-        calls = await session.tools(**named, min_seconds=_seconds(request))
+        if caller(request).sees is None:
+            calls = await session.tools(**named, min_seconds=_seconds(request))
+        else:
+            _, view = await (await self.seen(request, await self.channel(request))).snapshot()
+            now = (await self.broker.log.clock()).isoformat()
+            calls = tool_calls(orjson.loads(view), now=now, **named, min_seconds=_seconds(request))
         return json_answer({"calls": calls[offset : offset + limit], "total": len(calls)})
 
 

@@ -109,6 +109,10 @@ class Principal:
         """Whose words it may read; None for everybody's."""
         return None if self.agents is None else self.agents | {self.member}
 
+    def hears(self, member: str) -> bool:
+        """Whether it may read a member's words."""
+        return self.agents is None or member == self.member or member in self.agents
+
     def reach(self, path: str) -> None:
         """Check that it may use a stream of the Durable Streams protocol, by its path.
 
