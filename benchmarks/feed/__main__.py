@@ -15,7 +15,7 @@ from rich.console import Console
 
 from benchmarks.feed import report
 from benchmarks.feed.plan import Plan, Record
-from benchmarks.feed.scenarios import SCENARIOS
+from benchmarks.feed.scenarios import ORDINARY, SCENARIOS
 from benchmarks.feed.targets import GATEWAY, TARGETS, Product
 
 if TYPE_CHECKING:
@@ -27,16 +27,19 @@ _AUTOGROUP = Path("/proc/self/autogroup")
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.feed", description=__doc__)
-    parser.add_argument("scenarios", nargs="*", metavar="scenario", help=f"all, or some of {', '.join(SCENARIOS)}")
+    parser.add_argument(
+        "scenarios", nargs="*", metavar="scenario", help=f"all (but soak), or some of {', '.join(SCENARIOS)}"
+    )
     parser.add_argument("--quick", action="store_true", help="small and short: shows that it works, not how fast it is")
     parser.add_argument("--rounds", type=int, help="how often the targets take turns (3; quick: 1)")
+    parser.add_argument("--minutes", type=float, help="of each half of a soak (10; quick: 1)")
     parser.add_argument("--targets", default=",".join(TARGETS), help="comma-separated (%(default)s)")
     parser.add_argument("--product", default=GATEWAY, metavar="COMMAND", help="starts the gateway (%(default)s)")
     parser.add_argument("--results", type=Path, default=_RESULTS, help="where to write (%(default)s)")
     parser.add_argument("--priority", action="store_true", help="run before other work of a shared machine (root)")
     options = parser.parse_args()
     chosen = options.scenarios or ["all"]
-    options.scenarios = list(SCENARIOS) if "all" in chosen else chosen
+    options.scenarios = list(ORDINARY) if "all" in chosen else chosen
     options.targets = tuple(options.targets.split(","))
     for name in {*options.scenarios} - {*SCENARIOS} | {*options.targets} - {*TARGETS}:
         parser.error(f"{name!r} is neither a scenario ({', '.join(SCENARIOS)}) nor a target ({', '.join(TARGETS)})")
@@ -59,10 +62,13 @@ def _priority(wanted: bool) -> Iterator[None]:
 
 def _measure(options: argparse.Namespace, console: Console) -> Iterator[list[Record]]:
     """Run the scenarios; yield the records of each when it is complete."""
+    minutes = options.minutes or (1.0 if options.quick else 10.0)
     for name in options.scenarios:
         found: list[Record] = []
         with tempfile.TemporaryDirectory(prefix="feed-") as folder:
-            plan = Plan(options.quick, options.rounds or (1 if options.quick else 3), options.targets, Path(folder))
+            plan = Plan(
+                options.quick, options.rounds or (1 if options.quick else 3), options.targets, Path(folder), minutes
+            )
             for record in SCENARIOS[name](plan):
                 found.append(record)
                 console.print(_progress(record), highlight=False, markup=False, soft_wrap=True)

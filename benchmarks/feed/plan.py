@@ -28,12 +28,14 @@ class Plan:
         rounds: the targets take turns this many times; tables show medians.
         targets: names of what to measure.
         folder: where the servers keep their files.
+        minutes: how long each half of a soak takes.
     """
 
     quick: bool
     rounds: int
     targets: tuple[str, ...]
     folder: Path
+    minutes: float = 10.0
 
     def pick(self, full: _T, quick: _T) -> _T:
         """Return the value for this kind of run."""

@@ -84,6 +84,11 @@ ROWS: Sequence[Row] = (
     Row("storm", "cold", "all_ms", "… gateway just restarted", goal=1000),
     Row("idle", "client", "gateway_kib", "idle client, gateway", "KiB", 8, raw_metric="broker_kib"),
     Row("idle", "client", "all_kib", "idle client, gateway and broker", "KiB"),
+    Row("soak", "quiet", "p99", "1,000 idle and 200 active clients for minutes, p99"),
+    Row("soak", "quiet", "kib_per_minute", "… growth of the gateway's memory a minute", "KiB", goal=200),
+    Row("soak", "hostile", "p99", "… beside 500 that read nothing and 300 half-sent requests, p99"),
+    Row("soak", "hostile", "times_quiet", "… times the p99 without them", "x", goal=2),
+    Row("soak", "hostile", "kib_per_minute", "… growth of the gateway's memory a minute", "KiB", goal=200),
     Row("bulk", "publish", "events_per_s", "bulk publish, acknowledged, one process", "events/s", 30_000, more=True),
     Row("bulk", "runs", "events_per_s", "… by 256 runs, one publish in flight each", "events/s", more=True),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.feed.scenarios import bulk, fanout, idle, join, latency, storm
+from benchmarks.feed.scenarios import bulk, fanout, idle, join, latency, soak, storm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,4 +18,7 @@ SCENARIOS: dict[str, Callable[[Plan], Iterator[Record]]] = {
     "storm": storm.run,
     "idle": idle.run,
     "bulk": bulk.run,
+    "soak": soak.run,
 }
+#: what a run without names measures; a soak takes its minutes and is asked for by name
+ORDINARY = tuple(name for name in SCENARIOS if name != "soak")
