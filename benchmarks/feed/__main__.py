@@ -73,9 +73,10 @@ def _measure(options: argparse.Namespace, console: Console) -> Iterator[list[Rec
                 found.append(record)
                 console.print(_progress(record), highlight=False, markup=False, soft_wrap=True)
         there = {record.target for record in found}
+        wanted = options.targets if name in ORDINARY else [Product.name]
         yield found + [
             Record(name, "preparation", target, 0, errors=["did not start"])
-            for target in options.targets
+            for target in wanted
             if target not in there
         ]
 

@@ -291,7 +291,7 @@ class FeedConnection(Feed, asyncio.Protocol):
         """Close at once."""
         if self._stop("cut") and self.chunked and not self.buffered:
             self.write(_BROKEN_CHUNK)
-        if self.chunked:
+        if self.chunked and not self.buffered:
             self.transport.abort()
         else:
             self._reset()
@@ -325,7 +325,12 @@ class FeedConnection(Feed, asyncio.Protocol):
             self.write(b"")
         self.transport.close()
         if self.buffered:
-            asyncio.get_running_loop().call_later(seconds, self.transport.abort)
+            asyncio.get_running_loop().call_later(seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        """End what still waits to be taken: a mere close would leave it to the kernel, which tries for minutes."""
+        if self in self.registry:
+            self._reset()
 
     def _reset(self) -> None:
         sock = self.transport.get_extra_info("socket")
