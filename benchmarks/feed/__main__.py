@@ -75,9 +75,7 @@ def _measure(options: argparse.Namespace, console: Console) -> Iterator[list[Rec
         there = {record.target for record in found}
         wanted = options.targets if name in ORDINARY else [Product.name]
         yield found + [
-            Record(name, "preparation", target, 0, errors=["did not start"])
-            for target in wanted
-            if target not in there
+            Record(name, "preparation", target, 0, errors=["did not start"]) for target in wanted if target not in there
         ]
 
 
