@@ -179,7 +179,7 @@ ROLES: Final[dict[str, Role]] = {
             "$JS.SNAPSHOT.RESTORE.>",
             f"$JS.API.STREAM.PURGE.{_PRESENCE_STREAM}",
         ),
-        subscribe=(*_HEAR, f"{LIVE}{DURABLE_ROOT}.>", f"{STEWARD}>", "$JS.EVENT.ADVISORY.>"),
+        subscribe=(*_HEAR, f"{LIVE}{DURABLE_ROOT}.>", "$JS.EVENT.ADVISORY.>"),
     ),
     "agent": Role(
         about="An agent with all its replicas: publishes under its own name, takes its own inputs, reads all sessions.",

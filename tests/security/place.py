@@ -59,13 +59,20 @@ class Place:
             errors.append(str(error))
 
         connection = await nats.connect(
-            self.url(member, tenant), inbox_prefix=f"_INBOX.{member}".encode(), error_cb=note, allow_reconnect=False
+            self.url(member, tenant) if tenant else self.server.url.replace("//", "//system:pw-system@"),
+            inbox_prefix=f"_INBOX.{member}".encode(),
+            error_cb=note,
+            allow_reconnect=False,
         )
         connection.errors = errors  # type: ignore[attr-defined]
         try:
             yield connection
         finally:
             await connection.close()
+
+    def system(self) -> contextlib.AbstractAsyncContextManager[nats.NATS]:
+        """Connect as the operator of the server, with nats-py."""
+        return self.plain("system", "")
 
 
 @contextlib.asynccontextmanager
