@@ -31,8 +31,9 @@ class Messages(Translation):
 
     framework = "anthropic"
 
-    def __init__(self, sheet: Sheet | None = None, by: str | None = None) -> None:
+    def __init__(self, sheet: Sheet | None = None, by: str | None = None, *, counts: bool = True) -> None:
         super().__init__()
+        self._counts = counts
         self.sheet = sheet or self.sheet
         self._by = by
         self._message = 0
@@ -67,7 +68,7 @@ class Messages(Translation):
         """Add what is new: the API tells sums of the message so far."""
         for name, ours in _COUNTS.items():
             count = usage.get(name)
-            if isinstance(count, int | float) and count > self._used.get(name, 0):
+            if self._counts and isinstance(count, int | float) and count > self._used.get(name, 0):
                 self.sheet.use(**{ours: count - self._used.get(name, 0)})
                 self._used[name] = count
 

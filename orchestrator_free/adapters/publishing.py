@@ -14,7 +14,7 @@ from typing import Any, Final, TypedDict, Unpack
 import structlog
 
 from orchestrator_free.adapters.sheet import ToolUse
-from orchestrator_free.adapters.translation import SourceFailed, Translation
+from orchestrator_free.adapters.translation import Malformed, SourceFailed, Translation
 from orchestrator_free.errors import OrchestratorFreeError, TooLarge
 from orchestrator_free.events import Body, encode
 from orchestrator_free.working.run import Run
@@ -23,6 +23,8 @@ _log = structlog.get_logger("orchestrator_free.adapters")
 
 #: what a framework may take to close its stream when a run is cancelled
 _CLOSE_SECONDS: Final = 5.0
+#: how soon what people say is handed on
+_HEAR_SECONDS: Final = 0.1
 #: packages whose errors may quote a request, and with it a key
 _QUOTING: Final = frozenset(
     {"openai", "anthropic", "pydantic_ai", "httpx", "httpx2", "httpcore", "httpcore2", "h11", "aiohttp"}
@@ -89,29 +91,48 @@ async def publish(run: Run, source: Any, translation: Translation, **options: Un
         sheet.end_work("done")
     except SourceFailed as failed:  # without the frames below: a log that shows variables would show what was said
         sheet.end_work("error")
-        await _write(run, translation)
+        await write(run, translation)
         raise failed.with_traceback(None) from failed.__cause__
-    await _write(run, translation)
+    await write(run, translation)
     return result_of(translation)
 
 
 async def _copy(run: Run, source: Any, translation: Translation, within_seconds: float | None) -> None:
     seen = 0
     try:
-        async with asyncio.timeout(within_seconds) as limit, _opened(source) as events:
+        async with asyncio.timeout(within_seconds) as limit, _opened(source) as events, _hearing(run, translation):
             async for event in _guarded(events, translation):
                 seen += 1
                 _take(translation, event, seen)
-                await _write(run, translation)
-                if translation.steer is not None:
-                    for said in await run.steers():
-                        await translation.steer(said.text)
+                await write(run, translation)
             translation.end()
     except TimeoutError:
         if not limit.expired():
             raise
         raise translation.fail(f"took more than {within_seconds:g} s; {seen} events came") from None
     translation.sheet.end_all(everybody=True)
+
+
+@asynccontextmanager
+async def _hearing(run: Run, translation: Translation) -> AsyncIterator[None]:
+    """Hand what people say to a framework that takes it while it works, also while it says nothing."""
+
+    async def hear() -> None:
+        while True:
+            await asyncio.sleep(_HEAR_SECONDS)
+            steer = translation.steer
+            for said in await run.steers() if steer is not None else ():
+                try:
+                    await steer(said.text)  # type: ignore[misc]  # nobody is heard without it
+                except Exception as error:
+                    await run.notice(f"{said.sender} was not heard by {translation.framework}: {described(error)}")
+
+    task = asyncio.create_task(hear())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def result_of(translation: Translation) -> Result:
@@ -136,7 +157,7 @@ def _take(translation: Translation, event: Any, number: int) -> None:
         raise translation.fail(f"sent something that makes no sense as event {number} ({shown[:200]})") from error
 
 
-async def _write(run: Run, translation: Translation) -> None:
+async def write(run: Run, translation: Translation) -> None:
     """Write what stands on the sheet; what is too large for one message becomes a file of the session."""
     for body in translation.sheet.take():
         if body["type"] == "file":
@@ -169,6 +190,8 @@ async def _guarded(events: Any, translation: Translation) -> AsyncIterator[Any]:
             yield event
     except OrchestratorFreeError:
         raise
+    except Malformed as error:
+        raise translation.fail(f"sent something that makes no sense after {seen} events ({error})") from None
     except Exception as error:
         failure = translation.fail(f"failed after {seen} events ({described(error)})")
         raise failure from (None if _quotes(error) else error)

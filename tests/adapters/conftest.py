@@ -144,3 +144,30 @@ async def model_server() -> AsyncIterator[ModelServer]:
 def folder() -> Path:
     """Where the shipped programs are."""
     return Path(__file__).parents[2] / "agents"
+
+
+@pytest.fixture
+def asked(eventually: Any) -> Callable[..., Any]:
+    """Wait for the one open ask of a session: `ask = await asked(work)`."""
+
+    async def wait(work: Work) -> dict[str, Any]:
+        async def found() -> Any:
+            return [ask for ask in (await work.session.view())["asks"] if ask["status"] == "open"]
+
+        (ask,) = await eventually(found, SECONDS)
+        return ask
+
+    return wait
+
+
+@pytest.fixture
+def shown(eventually: Any) -> Callable[..., Any]:
+    """Wait until a run shows a text: `await shown(work, "Let me")`."""
+
+    async def wait(work: Work, text: str) -> None:
+        async def found() -> bool:
+            return text in json.dumps((await work.run()).get("parts", []), ensure_ascii=False)
+
+        await eventually(found, SECONDS)
+
+    return wait

@@ -171,10 +171,11 @@ def chatting(client: AsyncOpenAI, **options: Any) -> Callable[[Run], Any]:
         while True:
             source = client.chat.completions.create(model="m", messages=messages, stream=True)
             result = await adapter.publish(run, source)
-            if not result.calls:
+            steers = [{"role": "user", "content": steer.text} for steer in await run.steers()]
+            if not result.calls and not steers:
                 return
             messages += result.messages
-            messages += adapter.answers(await call_tools(run, result.calls, {"weather": weather}, **options))
+            messages += adapter.answers(await call_tools(run, result.calls, {"weather": weather}, **options)) + steers
 
     return handle
 
@@ -305,15 +306,18 @@ async def test_a_cancel_ends_the_request(
     assert texts(run)[0].startswith("L")
 
 
-async def test_a_steer_is_the_next_turn(working: Any, client: AsyncOpenAI, model_server: Any, eventually: Any) -> None:
+@pytest.mark.parametrize(("make", "field", "answer"), [(chatting, "messages", ANSWER), (responding, "input", ENDING)])
+async def test_a_steer_is_the_next_turn(
+    working: Any, client: AsyncOpenAI, model_server: Any, eventually: Any, make: Any, field: str, answer: Any
+) -> None:
     """Said while the model answers, it is in the next request, and the log says that it was applied."""
-    model_server.answers = [sse(*ENDING), sse(*ENDING)]
+    model_server.answers = [sse(*answer), sse(*answer)]
     async with client:
 
         async def handle(run: Run) -> None:
             await run.reasoning("waiting")
             await eventually(lambda: run._active.steers, 60)
-            await responding(client)(run)
+            await make(client)(run)
 
         async with working(handle) as work:
             sent = await work.begin()
@@ -322,7 +326,7 @@ async def test_a_steer_is_the_next_turn(working: Any, client: AsyncOpenAI, model
             outcome = await control.outcome(timeout=60)
 
     assert (run["status"], outcome.state) == ("done", "applied")
-    assert model_server.requests[1].body["input"][-1] == {"role": "user", "content": "Shorter!"}
+    assert model_server.requests[1].body[field][-1] == {"role": "user", "content": "Shorter!"}
 
 
 async def test_an_approval_decides_about_a_tool_call(

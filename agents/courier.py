@@ -1,0 +1,35 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["orchestrator-free", "httpx>=0.28"]
+# [tool.uv.sources]
+# orchestrator-free = { path = "..", editable = true }
+# ///
+"""Courier: takes an agent behind HTTP, in any language, into sessions.
+
+COURIER_URL is its address. It speaks AG-UI, or with COURIER_PROTOCOL=ai-sdk the AI SDK's UI message stream (what
+`toUIMessageStreamResponse` sends in TypeScript). COURIER_NAME is its name in the sessions; several may run.
+"""
+
+import os
+
+import httpx
+
+from orchestrator_free import Agent, Run
+from orchestrator_free.adapters import agui, aisdk
+
+agent = Agent("courier") if "COURIER_NAME" not in os.environ else Agent(os.environ["COURIER_NAME"])
+
+
+@agent
+async def carry(run: Run) -> None:
+    """Ask the agent; a cancel closes the request."""
+    async with httpx.AsyncClient(timeout=httpx.Timeout(30, read=None)) as client:
+        if os.environ.get("COURIER_PROTOCOL") == "ai-sdk":
+            body = {"id": run.session.id, "messages": await aisdk.messages(run)}
+            await aisdk.publish(run, client.stream("POST", os.environ["COURIER_URL"], json=body))
+        else:
+            await agui.publish(run, client.stream("POST", os.environ["COURIER_URL"], json=await agui.request(run)))
+
+
+if __name__ == "__main__":
+    agent.main()
