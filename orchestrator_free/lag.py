@@ -13,6 +13,7 @@ import orjson
 from orchestrator_free import contract
 from orchestrator_free.broker import Broker
 from orchestrator_free.jetstream import ConsumerState, Log
+from orchestrator_free.views.members import PAUSED
 
 _AGENT: Final = contract.agent_consumer_name("")
 #: messages read per shard to tell ages; consumers beyond it, those furthest ahead, count as 0 seconds behind
@@ -36,6 +37,7 @@ class Lag:
         floor: everything up to this sequence is acknowledged; the lowest of those counted here.
         seconds_behind: age of the oldest message that is not acknowledged, 0 if there is none.
         seconds_waiting: of an agent, age of the oldest input that is not delivered yet, 0 if there is none.
+        paused: an operator lets the agent take no new inputs.
     """
 
     stream: str
@@ -48,12 +50,14 @@ class Lag:
     floor: int
     seconds_behind: float
     seconds_waiting: float = 0.0
+    paused: bool = False
 
     def __add__(self, other: Lag) -> Lag:
         return Lag(
             self.stream, self.consumer, self.agent, self.durables + other.durables, self.waiting + other.waiting,
             self.in_work + other.in_work, self.redelivered + other.redelivered, min(self.floor, other.floor),
             max(self.seconds_behind, other.seconds_behind), max(self.seconds_waiting, other.seconds_waiting),
+            self.paused or other.paused,
         )  # fmt: skip
 
 
@@ -80,6 +84,7 @@ class LagRow:
         waiting: not delivered yet. in_work: delivered, not acknowledged. redelivered: of those, more than once.
         seconds_behind: age of the oldest that is not acknowledged.
         replicas: living processes of the agent; None for a subscription, whose readers are not known.
+        paused: an operator lets the agent take no new inputs.
     """
 
     consumer: str
@@ -88,6 +93,7 @@ class LagRow:
     redelivered: int
     seconds_behind: float
     replicas: int | None
+    paused: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return the columns in order, as JSON values."""
@@ -103,7 +109,7 @@ async def lag_table(broker: Broker) -> list[LagRow]:
     rows = [
         LagRow(
             lag.consumer, lag.waiting, lag.in_work, lag.redelivered, round(lag.seconds_behind, 3),
-            sum(replica.agent == lag.agent for replica in replicas) if lag.agent else None,
+            sum(replica.agent == lag.agent for replica in replicas) if lag.agent else None, lag.paused,
         )
         for lag in found.values()
     ]  # fmt: skip
@@ -114,6 +120,8 @@ async def living_replicas(log: Log) -> list[Replica]:
     """Return every process of an agent that was heard of within the presence bucket's TTL."""
     found = []
     for key, payload in await log.present("agent"):
+        if key.endswith(f".{PAUSED}"):
+            continue  # no process, but a word on all of them
         try:
             about = orjson.loads(payload)
         except orjson.JSONDecodeError:
@@ -133,7 +141,7 @@ async def survey(log: Log, shards: Iterable[int] | None = None) -> list[Lag]:
             name = _own_name(state.name)
             lag = Lag(
                 stream, name, agent_of(state.name), 1, state.pending, state.unacknowledged, state.redelivered,
-                state.floor, *ages.get(state.name, (0.0, 0.0)),
+                state.floor, *ages.get(state.name, (0.0, 0.0)), state.paused,
             )  # fmt: skip
             found[stream, name] = found[stream, name] + lag if (stream, name) in found else lag
     return list(found.values())

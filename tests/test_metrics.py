@@ -245,6 +245,7 @@ async def test_the_table_names_the_worst_first(ann: Broker) -> None:
     assert [row.seconds_behind for row in rows[1:]] == [0, 0]
     assert LagRow("a", 1, 2, 3, 4.5, None).as_dict() == {
         "consumer": "a", "waiting": 1, "in_work": 2, "redelivered": 3, "seconds_behind": 4.5, "replicas": None,
+        "paused": False,
     }  # fmt: skip
 
 

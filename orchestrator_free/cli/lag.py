@@ -34,10 +34,17 @@ def lag(
                 write_json(row.as_dict())
             return
         table = Table(box=None, pad_edge=False)
-        for name in ("consumer", "waiting", "in work", "redelivered", "seconds behind", "replicas"):
+        for name in ("consumer", "waiting", "in work", "redelivered", "seconds behind", "replicas", "paused"):
             table.add_column(name, justify="left" if name == "consumer" else "right")
         for row in rows:
-            table.add_row(*("-" if cell is None else str(cell) for cell in row.as_dict().values()))
+            table.add_row(*(_cell(cell) for cell in row.as_dict().values()))
         out.print(table)
 
     run(work(), endless=serve)
+
+
+def _cell(value: object) -> str:
+    """Return a cell of the table."""
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return "-" if value is None else str(value)

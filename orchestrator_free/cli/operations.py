@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from orchestrator_free.cli import backup, doctor, letters
+from orchestrator_free.cli import backup, doctor, letters, pausing
 
 _PANEL = "Operations"
 
@@ -13,5 +13,8 @@ def register(app: typer.Typer) -> None:
     """Add them to the command line."""
     app.command("doctor", rich_help_panel=_PANEL)(doctor.doctor)
     app.add_typer(letters.letters_app, name="deadletters", rich_help_panel=_PANEL)
+    app.command("pause-agent", rich_help_panel=_PANEL)(pausing.pause_agent)
+    app.command("resume-agent", rich_help_panel=_PANEL)(pausing.resume_agent)
+    app.command("drain", rich_help_panel=_PANEL)(pausing.drain)
     app.command("backup", rich_help_panel=_PANEL)(backup.backup)
     app.command("restore", rich_help_panel=_PANEL)(backup.restore_)

@@ -35,6 +35,7 @@ from orchestrator_free.contract.roles import (
 from orchestrator_free.contract.streams import (
     ACCESS_BUCKET,
     AUDIT,
+    DRAIN,
     OBJECT_BUCKET,
     PRESENCE_BUCKET,
     PRESENCE_TTL_SECONDS,
@@ -59,6 +60,7 @@ __all__ = (
     "ACK_WAIT_SECONDS",
     "AUDIT",
     "CREATED",
+    "DRAIN",
     "DURABLE_ROOT",
     "DURABLE_STREAM",
     "LEADER_ELECTED",

@@ -24,6 +24,8 @@ PRESENCE_BUCKET: Final = "orchestrator_free_presence"
 OBJECT_BUCKET: Final = "orchestrator_free_objects"
 ACCESS_BUCKET: Final = "orchestrator_free_access"
 PRESENCE_TTL_SECONDS: Final = 6
+#: keys below it, written by operators, tell processes of agents to drain
+DRAIN: Final = "drain"
 _DUPLICATES_SECONDS: Final = 120
 _ACCESS_BYTES: Final = 64 * 1024 * 1024
 _SECOND: Final = 1_000_000_000

@@ -91,6 +91,7 @@ class ConsumerState:
         delivered: deliveries so far, repeated ones included; any delivery moves it.
         floor: everything up to this sequence of the stream is acknowledged.
         reached: what matches up to this sequence of the stream was delivered at least once.
+        paused: it delivers nothing, until an operator says otherwise.
     """
 
     name: str
@@ -103,6 +104,7 @@ class ConsumerState:
     delivered: int
     floor: int
     reached: int
+    paused: bool
 
     @property
     def outstanding(self) -> int:
@@ -117,5 +119,5 @@ class ConsumerState:
         return cls(
             info["name"], info["created"], tuple(filters), info["ts"], info["num_pending"], info["num_ack_pending"],
             info["num_redelivered"], info["delivered"]["consumer_seq"], info["ack_floor"]["stream_seq"],
-            info["delivered"]["stream_seq"],
+            info["delivered"]["stream_seq"], bool(info.get("paused")),
         )  # fmt: skip

@@ -48,6 +48,7 @@ _AGENT_GAUGES: Final = (
     ("replicas", "Processes that are alive."),
     ("desired_replicas", "Processes that are needed for what waits and is at work now; scale on it."),
     ("offline", "1 if inputs wait and no process is alive."),
+    ("paused", "1 while an operator lets it take no new inputs."),
 )
 _AGENT_HISTOGRAMS: Final = (
     ("agent_time_to_first_token", "first_token", "From the start of an attempt to its first output."),
@@ -71,6 +72,7 @@ class AgentNow:
     replicas: int = 0
     places: float = 0.0
     offline: bool = False
+    paused: bool = False
 
     @property
     def desired(self) -> int:
@@ -108,6 +110,7 @@ def agents_now(lags: Iterable[Lag], replicas: Sequence[Replica], names: Names) -
             agent.waiting += lag.waiting
             agent.oldest = max(agent.oldest, lag.seconds_waiting)
             agent.in_work += lag.in_work
+            agent.paused |= lag.paused
             agent.offline |= lag.agent not in alive and lag.waiting + lag.in_work > 0
     for replica in replicas:
         found.setdefault(names(replica.agent), AgentNow()).take(replica)
@@ -175,6 +178,7 @@ def agent_families(agents: Mapping[str, AgentNow], totals: Mapping[str, Counts])
                 now.replicas,
                 now.desired,
                 float(now.offline),
+                float(now.paused),
             ),
         )
         for name, now in agents.items()

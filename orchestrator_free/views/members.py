@@ -24,6 +24,9 @@ Status = Literal["joined", "idle", "thinking", "streaming", "waiting", "stalled"
 #: devices of one member that a picture names; all of them are counted
 DEVICES_SHOWN: Final = 32
 ABSENT: Final = "no process of this agent is running"
+#: stands in the place of a process's name while the agent takes no new inputs
+PAUSED: Final = "paused"
+RESTING: Final = "paused by an operator: it takes no new inputs"
 #: of several runs the one that says most about its agent
 _RANKS: Final = ("lost", "stalled", "waiting", "thinking", "streaming")
 
@@ -135,7 +138,7 @@ def _is_name(value: object) -> bool:
 
 
 def replicas_of(keys: Iterable[str]) -> dict[str, list[str]]:
-    """Return the living processes by agent, from keys `agent.<agent>.<instance>`."""
+    """Return the living processes by agent, from keys `agent.<agent>.<instance>`; PAUSED is one of a paused agent."""
     found: dict[str, list[str]] = defaultdict(list)
     for key in keys:
         tokens = key.split(".")
@@ -204,17 +207,20 @@ def _person(name: str, fold: Fold, looking: Sequence[Watcher]) -> Member:
 def _agent(
     name: str, fold: Fold, runs: Sequence[RunFold], instances: Sequence[str], looking: Sequence[Watcher]
 ) -> Member:
-    processes = [Device(instance, None, "active") for instance in sorted(instances)]
+    living = sorted(set(instances) - {PAUSED})
+    processes = [Device(instance, None, "active") for instance in living]
     devices = processes + [Device(one.device, one.since, one.status) for one in looking]
     said = fold.presence.get(name) or {"status": "available", "reason": "", "back": None, "time": None}
     state, detail, since = max(map(_work, runs), key=lambda work: _RANKS.index(work[0]), default=("", None, None))
     reason, back, status = "", None, "idle"
-    if not instances:
+    if not living:
         gone = fold.offline.get(name) or {"reason": said["reason"], "back": said["back"]}
         status, reason, back = "offline", gone["reason"] or ABSENT, gone["back"]
         since = since if state != "lost" else None
     elif state:
         status = "waiting" if state == "lost" else state
+    elif len(living) < len(instances):
+        status, reason, since = "away", RESTING, None
     elif said["status"] != "available":
         status, reason, back, since = said["status"], said["reason"], said["back"], said["time"]
     shown: Any = status

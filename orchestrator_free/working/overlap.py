@@ -43,6 +43,7 @@ class Ruling:
         back: seconds after which the broker is to deliver it again, to whoever has a free place; None: not at all.
         lost: another process has it by now; nothing is to be done here.
         fresh: whether nobody had begun its run when it came here; None: not looked at.
+        waited: it waited here for its turn, which has come now.
     """
 
     status: Literal["done", "cancelled", "rejected"] | None = None
@@ -51,6 +52,7 @@ class Ruling:
     back: float | None = None
     lost: bool = False
     fresh: bool | None = None
+    waited: bool = False
 
 
 GO: Final = Ruling()
@@ -164,7 +166,8 @@ class Overlap:
         self, session: Session, line: Line, mine: Entry, active: ActiveRun, place: Place, policy: str
     ) -> Ruling:
         """Wait for an input's turn."""
-        if line.ahead(mine):
+        waited = bool(line.ahead(mine))
+        if waited:
             place.release()
             stop = await self._obedience.standing(session, mine.run, mine.sequence)
             if stop is not None:
@@ -182,7 +185,7 @@ class Overlap:
             later = await self._later(session, line, mine)
             if later is not None:
                 return Ruling("cancelled", f"superseded by input {later.sender}/{later.input}")
-        return GO if await place.take() else Ruling(back=0)
+        return Ruling(waited=waited) if await place.take() else Ruling(back=0)
 
     async def _last_of_run(self, session: Session, run: str) -> Event | None:
         subject = address(session.shard, session.id, self._agent, "run", id=run)

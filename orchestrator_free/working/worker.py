@@ -23,6 +23,7 @@ from orchestrator_free.events import Body, Event, decode
 from orchestrator_free.jetstream import Delivery, PullConsumer
 from orchestrator_free.session import Session
 from orchestrator_free.subjects import ALL, parse, run_id
+from orchestrator_free.views.members import PAUSED
 from orchestrator_free.vocabulary import validate
 from orchestrator_free.working.attempts import AgentSettings, Attempts, Handler
 from orchestrator_free.working.obedience import ActiveRun, Obedience
@@ -34,6 +35,7 @@ _log = structlog.get_logger("orchestrator_free.agent")
 _PRESENCE_SECONDS: Final = contract.PRESENCE_TTL_SECONDS / 3
 #: after a process stood still: what had been sent to it meanwhile comes within this time
 _STALE_SECONDS: Final = 0.5
+_BACK_SECONDS: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -64,6 +66,7 @@ class Worker:
         self._free = asyncio.Semaphore(max(settings.concurrency, broker.log.shards))
         self._instance = secrets.token_hex(6)
         self._since: dict[int, str] = {}
+        self._draining = asyncio.Event()
         self._pulse = monotonic()
         self.obedience = Obedience(broker, name)
         self.attempts = Attempts(name, settings, handler, broker, self.obedience, self._instance)
@@ -82,20 +85,36 @@ class Worker:
         ready()
         present = asyncio.create_task(self._keep_present())
         self._pulse = monotonic()
+        hush = self._broker.log.hear_presence(f"{contract.DRAIN}.{self._name}", self._on_drain)
+        tasks = [self._feel_pulse(), self.attempts.watch(), *(self.obedience.settle(one) for one in controls)]
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._feel_pulse())
-                group.create_task(self.attempts.watch())
+                helpers = [group.create_task(task) for task in tasks]
+                takers = [group.create_task(self._take(consumer)) for consumer in consumers]
+                await self._draining.wait()
+                for taker in takers:
+                    taker.cancel()
                 for consumer in consumers:
-                    group.create_task(self._take(consumer))
-                for consumer in controls:
-                    group.create_task(self.obedience.settle(consumer))
+                    consumer.close()
+                self.overlap.close()
+                while self._runs:
+                    await asyncio.wait(self._runs)
+                for helper in helpers:
+                    helper.cancel()
+            _log.info("drained", agent=self._name)
         finally:
+            hush()
             for consumer in (*consumers, *controls):
                 consumer.close()
             await self._stop()
             self.obedience.close()
             present.cancel()
+
+    def _on_drain(self, key: str, payload: bytes) -> None:
+        """An operator wants this process to take nothing new, finish, and end; or all of this agent."""
+        if payload and key.rpartition(".")[2] in ("all", self._instance) and not self._draining.is_set():
+            _log.info("draining: nothing new is taken, what runs is finished", agent=self._name, runs=len(self._runs))
+            self._draining.set()
 
     def _consumer(self, shard: int) -> PullConsumer:
         settings = self._settings
@@ -168,6 +187,14 @@ class Worker:
             "runs": len(self._runs), "places": self._settings.concurrency, "stats": self.attempts.told(),
         }  # fmt: skip
         await self._broker.log.announce(self._presence_key, orjson.dumps(about))
+        if await self._is_paused():
+            # A key of its own: who only looks at keys sees it, too. It vanishes when nobody renews it.
+            await self._broker.log.announce(f"agent.{self._name}.{PAUSED}", b"{}")
+
+    async def _is_paused(self) -> bool:
+        """Whether an operator lets the broker hand out no new inputs of this agent."""
+        state = await self._broker.log.consumer(0, contract.agent_consumer_name(self._name))
+        return state is not None and state.paused
 
     async def _keep_present(self) -> None:
         while True:
@@ -220,6 +247,8 @@ class Worker:
             ruling = Ruling("rejected", mine.refusal)
         else:
             ruling = GO if problem else await self.overlap.rule(event, active, place)
+            if ruling.waited and active.stop is None and await self._is_paused():
+                ruling = Ruling(back=_BACK_SECONDS)  # its turn comes after the pause
         if ruling.lost or hold.lost:
             return False
         if ruling.back is not None:

@@ -35,7 +35,8 @@ ALL = (
     "up", "demo", "launch", "send", "tail", "sessions", "show", "delete", "export", "import", "lag",
     "cancel", "steer", "redirect", "pause", "resume", "ask", "asks", "answer", "approve", "deny", "withdraw",
     "state", "tools", "presence", "away", "back", "floor", "desk", "brief", "branch", "edit", "regenerate", "fork", "notify",
-    "broker",
+    "broker", "token", "synadia",
+    "doctor", "deadletters", "pause-agent", "resume-agent", "drain", "backup", "restore",
 )  # fmt: skip
 NEED_A_BROKER = (
     ("send", "s", "x"), ("tail", "s"), ("sessions",), ("show", "s"), ("delete", "s", "-y"), ("export", "s"), ("lag",),
@@ -341,7 +342,7 @@ def test_wrong_usage_is_2_and_is_explained(command: Any) -> None:
 
 def test_every_command_has_help(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """All that there are and no other; each with a sentence and its options."""
-    listed = re.findall(r"^│ ([a-z]+)  +[A-Z]", command("--help").out, re.MULTILINE)
+    listed = re.findall(r"^│ ([a-z-]+)  +[A-Z]", command("--help").out, re.MULTILINE)
     assert sorted(listed) == sorted(ALL)
     for name, one in get_command(app).commands.items():  # type: ignore[attr-defined]
         one.main(["--help"], prog_name=f"orchestrator-free {name}", standalone_mode=False)
