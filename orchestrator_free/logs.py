@@ -69,6 +69,7 @@ def configure(*, level: str = "info", json: bool | None = None) -> None:
         level: debug, info, warning or error.
         json: JSON lines or text; None decides by whether standard error is a terminal.
     """
+    logging.getLogger("asyncio").addFilter(_worth_saying)
     as_json = not sys.stderr.isatty() if json is None else json
     plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)  # no values of variables
     renderer = structlog.processors.JSONRenderer() if as_json else plain
@@ -92,3 +93,8 @@ def configure(*, level: str = "info", json: bool | None = None) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Scrubbing("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Keep one line of asyncio out: nats-py makes a plain connection an encrypted one, and each end would be told."""
+    return "returning true from eof_received" not in record.getMessage()

@@ -33,7 +33,22 @@ _AUTHORITY_DAYS: Final = 3650
 _SERVER_DAYS: Final = 397  # what the strictest clients take
 #: a certificate that ends within so many days is to be renewed
 RENEW_DAYS: Final = 30
+#: names under which a server on this machine is reached
+LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 _SKEW: Final = timedelta(minutes=5)
+
+
+def ensure(folder: Path, names: Iterable[str]) -> list[str]:
+    """Make what is missing: an authority, a certificate for these names that lasts. Return what was made."""
+    hosts, told = list(names), []
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not (folder / AUTHORITY).exists():
+        make_authority(folder)
+        told.append(f"made an authority, {folder.name}/{AUTHORITY}: clients get this file")
+    if not covers(folder, hosts):
+        make_server_certificate(folder, hosts)
+        told.append(f"made a certificate until {expiry(folder):%Y-%m-%d} for {', '.join(hosts)}")
+    return told
 
 
 def make_authority(folder: Path) -> None:

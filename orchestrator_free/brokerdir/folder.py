@@ -33,8 +33,6 @@ from orchestrator_free.subjects import check_name
 
 PLAN: Final = "broker.toml"
 _KEYS: Final = "keys"
-#: names under which a broker on this machine is reached
-_LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 _ANY: Final = ("0.0.0.0", "::", "*")  # noqa: S104 - compared, not listened on
 
 
@@ -203,7 +201,7 @@ class BrokerFolder:
     def hosts(self) -> list[str]:
         """Return what the certificate is for."""
         own = [] if self.plan.host in _ANY else [self.plan.host]
-        return list(dict.fromkeys((*self.plan.names, *own, *_LOCAL, socket.gethostname())))
+        return list(dict.fromkeys((*self.plan.names, *own, *certificates.LOCAL, socket.gethostname())))
 
     def environment(self, tenant: str, name: str) -> dict[str, str]:
         """Return the environment variables with which a process connects as a user."""
@@ -220,7 +218,8 @@ class BrokerFolder:
 
     def write(self) -> list[str]:
         """Write every file that is not as the plan says; return what changed."""
-        told = self._write_certificates() if self.plan.tls else []
+        (self.path / layout.DATA).mkdir(exist_ok=True, mode=0o700)  # nats-server writes its pid file there at once
+        told = certificates.ensure(self.path / layout.TLS, self.hosts()) if self.plan.tls else []
         texts = {
             PLAN: render_plan(self.plan),
             layout.USERS: layout.users_conf(self.plan),
@@ -231,19 +230,6 @@ class BrokerFolder:
             if not file.exists() or file.read_text() != text:
                 seeds.write_secret(file, text.encode())
                 told.append(f"wrote {name}")
-        return told
-
-    def _write_certificates(self) -> list[str]:
-        folder, told = self.path / layout.TLS, []
-        folder.mkdir(exist_ok=True, mode=0o700)
-        if not (folder / certificates.AUTHORITY).exists():
-            certificates.make_authority(folder)
-            told.append(f"made an authority, {layout.TLS}/{certificates.AUTHORITY}: clients get this file")
-        if not certificates.covers(folder, self.hosts()):
-            certificates.make_server_certificate(folder, self.hosts())
-            told.append(
-                f"made a certificate until {certificates.expiry(folder):%Y-%m-%d} for {', '.join(self.hosts())}"
-            )
         return told
 
     # -- plans ------------------------------------------------------------------------------------------------------

@@ -98,12 +98,15 @@ def nats_server_conf(plan: Plan, folder: Path) -> str:
 
 def _extra(plan: Plan, folder: Path, users: str) -> str:
     """Return what follows the settings; an include is looked for beside the file that has it."""
-    lines = [f"max_control_line: {_MAX_CONTROL_LINE}"]
-    if plan.tls:
-        files = {"cert_file": certificates.SERVER, "key_file": certificates.SERVER_KEY}
-        paths = {name: str(folder / TLS / file) for name, file in files.items()}
-        lines.append(f"tls: {_json(paths | {'timeout': 5})}")
-    return "\n".join([*lines, f"include {json.dumps(users)}", ""])
+    tls = tls_block(folder / TLS) if plan.tls else ""
+    return f"max_control_line: {_MAX_CONTROL_LINE}\n{tls}include {json.dumps(users)}\n"
+
+
+def tls_block(folder: Path) -> str:
+    """Return what makes a server encrypt, with the certificate of a folder."""
+    files = {"cert_file": certificates.SERVER, "key_file": certificates.SERVER_KEY}
+    paths = {name: str(folder / file) for name, file in files.items()}
+    return f"tls: {_json(paths | {'timeout': 5})}\n"
 
 
 def _json(value: Any) -> str:

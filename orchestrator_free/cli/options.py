@@ -92,10 +92,16 @@ class Reach:
     access: Access = Access()
 
     def connect(
-        self, member: str = "cli", *, url: str | None = None, settings: StreamSettings | None = None
+        self,
+        member: str = "cli",
+        *,
+        url: str | None = None,
+        settings: StreamSettings | None = None,
+        more: Access | None = None,
     ) -> AbstractAsyncContextManager[Broker]:
-        """Connect as a member: to another address than the options say, or with settings of the streams, if given."""
-        return connect(url or self.url, member=member, settings=settings or stream_settings(), **self.access)
+        """Connect as a member: to another address, with settings of the streams, in another way, if given."""
+        found: Any = {**self.access, **(more or {})}
+        return connect(url or self.url, member=member, settings=settings or stream_settings(), **found)
 
     def wire(self, member: str = "operator") -> AbstractAsyncContextManager[Wire]:
         """Connect without looking at what is there, and without making what is not."""

@@ -8,9 +8,8 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
 from rich.console import Group, RenderableType
@@ -35,15 +34,26 @@ from orchestrator_free.cli.guarding import (
 )
 from orchestrator_free.cli.options import EXIT_FAILED, AsJson, Replicas, Shards, err, out, reach, run, write_json
 from orchestrator_free.cli.render import clean, render_head, render_view
+from orchestrator_free.cli.upstream import (
+    BrokerDir,
+    Secure,
+    Tls,
+    TlsCertificate,
+    TlsKey,
+    Upstream,
+    choose,
+    embedded_or,
+    told_of_https,
+)
 from orchestrator_free.contract import StreamSettings
-from orchestrator_free.errors import BrokerError, BrokerStartError, InvalidInput, OrchestratorFreeError
+from orchestrator_free.errors import BrokerStartError, InvalidInput, OrchestratorFreeError
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.gateway.app import Gateway
 from orchestrator_free.gateway.serving import Server
 from orchestrator_free.identity.tokens import AUDIENCE, ISSUER
 from orchestrator_free.launcher import Launcher
 from orchestrator_free.monitor import Monitor
-from orchestrator_free.server import EmbeddedServer, ServerSettings
+from orchestrator_free.server import ServerSettings
 from orchestrator_free.session import Session
 from orchestrator_free.steward import Steward
 
@@ -70,47 +80,9 @@ MonitorUrl = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Upstream:
-    """The broker that a command uses: its address, its HTTP monitor if that is known, the durability it was given."""
-
-    url: str
-    monitor_url: str | None = None
-    durability: str = "unknown"
-    server: EmbeddedServer | None = None
-
-    async def ended(self) -> None:
-        """Wait until the embedded broker ends by itself, for ever if there is none.
-
-        Raises:
-            BrokerError: it has.
-        """
-        if self.server is None:
-            await asyncio.Event().wait()
-            return
-        code = await self.server.wait()
-        raise BrokerError(f"the broker ended with code {code}; its log, {self.server.log_path}, says why")
-
-
-@asynccontextmanager
-async def _broker(
-    external: str | None, settings: ServerSettings, monitor_url: str | None = None
-) -> AsyncIterator[_Upstream]:
-    if external:
-        yield _Upstream(external, monitor_url)
-        return
-    server = EmbeddedServer(settings)
-    try:
-        await server.start()
-    except BrokerStartError as error:  # here its port is the other one
-        raise BrokerStartError(str(error).replace("--port", "--broker-port")) from error
-    async with server:
-        yield _Upstream(server.url, server.monitor_url, settings.durability, server)
-
-
 @asynccontextmanager
 async def _gateway(
-    broker: Broker, host: str, port: int, upstream: _Upstream, guarding: Guarding = LOCAL
+    broker: Broker, host: str, port: int, upstream: Upstream, guarding: Guarding = LOCAL, **tls: Any
 ) -> AsyncIterator[str]:
     """Run a gateway with its monitor; yield its URL."""
     gateway = Gateway(broker, settings=guarding.settings, verifier=guarding.verifier)
@@ -118,10 +90,10 @@ async def _gateway(
     if guarding.verifier is not None:
         await guarding.verifier.keys.load()  # here, where an error is one line
     monitor = Monitor(broker, registry=gateway.registry, monitor_url=upstream.monitor_url)
-    http = Server(gateway.app, host=host, port=port, on_drain=gateway.drain)
+    http = Server(gateway.app, host=host, port=port, on_drain=gateway.drain, **tls)
     async with monitor, Steward(broker), _listening(http) as server:
         shown = f"[{server.host}]" if ":" in server.host else server.host
-        yield f"http://{shown}:{server.port}"
+        yield f"{'https' if tls else 'http'}://{shown}:{server.port}"
 
 
 @asynccontextmanager
@@ -155,6 +127,11 @@ def up(
     limit: Limit = None,
     shards: Shards = None,
     replicas: Replicas = None,
+    tls: Tls = False,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    broker_dir: BrokerDir = None,
+    secure: Secure = False,
 ) -> None:
     """Run a broker (unless you bring one) and a gateway, until you stop them."""
     settings = ServerSettings(data=data, port=broker_port, durability=durability, binary=nats_server)
@@ -165,19 +142,23 @@ def up(
             host, keys=auth_keys, jwks=auth_jwks, issuer=auth_issuer, audience=auth_audience, unguarded=open_,
             origins=allow_origin or (), proxies=trust_proxy or (), metrics=metrics, limits=limit or (),
         )  # fmt: skip
+        used, shown = choose(
+            broker, settings, monitor_url, folder=broker_dir, secure=secure, tls=tls, own=(tls_certificate, tls_key)
+        )
         async with (
-            _broker(broker, settings, monitor_url) as upstream,
-            reach.connect("gateway", url=upstream.url, settings=streams) as connection,
-            _gateway(connection, host, port, upstream, guarding) as gateway,
+            used as upstream,
+            reach.connect(
+                "gateway", url=upstream.url, settings=streams or upstream.streams, more=upstream.access
+            ) as core,
+            _gateway(core, host, port, upstream, guarding, **shown) as gateway,
         ):
-            url, known = upstream.url, upstream.durability
             lines = [
                 f"gateway [bold]{gateway}[/]  (also {gateway}/console, {gateway}/docs, {gateway}/metrics)",
-                f"broker  [bold]{url}[/]  durability {known}",
+                *upstream.told(external=broker is not None),
+                *told_of_https(shown, own=tls_certificate),
+                *guarding.words,
             ]
-            if not broker and url != "nats://127.0.0.1:4222":
-                lines.append(f"agents elsewhere:  export ORCHESTRATOR_FREE_URL={url}")
-            err.print("\n".join([*lines, *guarding.words]), highlight=False, soft_wrap=True)
+            err.print("\n".join(lines), highlight=False, soft_wrap=True)
             await upstream.ended()
 
     run(work(), endless=True)
@@ -230,7 +211,7 @@ def demo(
             programs.append(folder / "writer.py")
             names.append("writer")
         async with (
-            _broker(None, settings) as upstream,
+            embedded_or(None, settings) as upstream,
             connect(upstream.url, member="you") as connection,
             _gateway(connection, "127.0.0.1", port, upstream) as gateway,
             Launcher(programs, 1, _demo_environment(upstream.url, live=live), output=data / "agents.log"),
@@ -256,7 +237,7 @@ async def _support(settings: ServerSettings, port: int, *, live: bool, as_json: 
     programs = [_agents_folder() / f"{name}.py" for name in support.AGENTS]
     data = settings.data
     async with (
-        _broker(None, settings) as upstream,
+        embedded_or(None, settings) as upstream,
         connect(upstream.url, member="gateway") as connection,
         _gateway(connection, "127.0.0.1", port, upstream) as gateway,
         Launcher(programs, 1, _support_environment(upstream.url, live=live), output=data / "agents.log"),

@@ -12,7 +12,7 @@ from orchestrator_free.jetstream.wire import Wire
 
 #: servers of a cluster answer one after the other; so long after the last one nobody else is waited for
 _QUIET_SECONDS: Final = 0.3
-_SECONDS: Final = 5.0
+_SECONDS: Final = 15.0
 _PAGE: Final = 1024
 
 
