@@ -23,13 +23,13 @@ from orchestrator_free.brokerdir.plan import (
     Plan,
     Tenant,
     User,
+    check_tenant,
     check_user,
     parse_plan,
     render_plan,
 )
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.server import ServerSettings, free_port
-from orchestrator_free.subjects import check_name
 
 PLAN: Final = "broker.toml"
 _KEYS: Final = "keys"
@@ -101,7 +101,7 @@ class BrokerFolder:
 
     def add_tenant(self, name: str) -> list[str]:
         """Add a tenant with a gateway and an operator; nothing if it is there. Return what changed."""
-        check_name("tenant", name)
+        check_tenant(name)
         if name in self.plan.tenants:
             return []
         self.plan = self.plan.with_tenant(Tenant(name=name))

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from orchestrator_free.brokerdir import certificates, seam
+from orchestrator_free import contract
+from orchestrator_free.brokerdir import certificates
 from orchestrator_free.brokerdir.plan import CALLOUT_ACCOUNT, SYSTEM_ACCOUNT, Plan, Tenant
 from orchestrator_free.server import ServerSettings, server_config
 
@@ -39,15 +40,15 @@ def accounts(plan: Plan) -> dict[str, Any]:
 
 
 def _tenant_accounts(tenant: Tenant, plan: Plan) -> dict[str, Any]:
-    core = seam.core_account(tenant.name)
+    core = contract.core_account(tenant.name)
     found: dict[str, Any] = {core: {"jetstream": "enabled", "users": []}}
     if plan.isolated:
-        found[core]["exports"] = seam.exports(tenant.name, shards=plan.shards)
-        agents = seam.agents_account(tenant.name)
-        found[agents] = {"imports": seam.imports(tenant.name, shards=plan.shards), "users": []}
+        found[core]["exports"] = contract.exports(tenant.name, shards=plan.shards)
+        agents = contract.agents_account(tenant.name)
+        found[agents] = {"imports": contract.imports(tenant.name, shards=plan.shards), "users": []}
     for user in tenant.users:
-        allowed = seam.permissions(user.role, user.name, shards=plan.shards, sessions=user.sessions)
-        found[seam.account_of(user.role, tenant.name)]["users"].append({"nkey": user.nkey, "permissions": allowed})
+        allowed = contract.permissions(user.role, user.name, shards=plan.shards, sessions=user.sessions)
+        found[contract.account_of(user.role, tenant.name)]["users"].append({"nkey": user.nkey, "permissions": allowed})
     return found
 
 

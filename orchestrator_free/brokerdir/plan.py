@@ -12,12 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal, get_args
 
-from orchestrator_free.brokerdir import seam
+from orchestrator_free import contract
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.subjects import check_name
 
-#: agents that are told which sessions are theirs
-_BOUND: Final = ("agent", "isolated")
 #: the tenant that is there from the beginning, and its users
 MAIN: Final = "main"
 FIRST_USERS: Final = ("gateway", "operator")
@@ -40,7 +38,7 @@ class User:
     """Somebody who connects with a key.
 
     Attributes:
-        role: one of `seam.ROLES`.
+        role: one of `contract.ROLES`.
         nkey: the public key.
         sessions: those it may take part in; none: all.
     """
@@ -93,7 +91,7 @@ class Plan:
     port: int = 4222
     monitor_port: int = 8222
     durability: Durability = "fsync"
-    isolated: bool = False
+    isolated: bool = True
     tls: bool = False
     names: tuple[str, ...] = ()
     shards: int = 1
@@ -141,6 +139,17 @@ class Plan:
         return replace(self, tenants={key: one for key, one in self.tenants.items() if key != name})
 
 
+def check_tenant(name: str) -> None:
+    """Refuse what cannot be a tenant.
+
+    Raises:
+        InvalidInput: a name that cannot be one, or that of an account which is not a tenant's.
+    """
+    check_name("tenant", name)
+    if name in (SYSTEM_ACCOUNT, CALLOUT_ACCOUNT):
+        raise InvalidInput(f"a tenant cannot be called {name!r}: that account is the broker's own")
+
+
 def check_user(name: str, role: str, sessions: tuple[str, ...]) -> None:
     """Refuse what cannot be a user.
 
@@ -148,12 +157,12 @@ def check_user(name: str, role: str, sessions: tuple[str, ...]) -> None:
         InvalidInput: a name that cannot be one, an unknown role, or sessions for a role that reads all.
     """
     check_name("user", name)
-    if role not in seam.ROLES:
-        raise InvalidInput(f"user {name!r}: no role {role!r}; there are {', '.join(seam.ROLES)}")
-    for session in sessions:
-        check_name("session", session)
-    if sessions and role not in _BOUND:
-        raise InvalidInput(f"user {name!r}: only agents are bound to sessions, a {role} follows all of them")
+    if role not in contract.ROLES:
+        raise InvalidInput(f"user {name!r}: no role {role!r}; there are {', '.join(contract.ROLES)}")
+    try:
+        contract.permissions(role, name, sessions=sessions)
+    except InvalidInput as error:
+        raise InvalidInput(f"user {name!r}: {error}") from None
 
 
 # -- text -----------------------------------------------------------------------------------------------------------
@@ -221,7 +230,7 @@ def _known(where: str, found: Mapping[str, Any], names: set[str]) -> None:
 
 def _tenants(found: Mapping[str, Any]) -> Iterator[Tenant]:
     for name, users in found.items():
-        check_name("tenant", name)
+        check_tenant(name)
         if not isinstance(users, dict) or not all(isinstance(about, dict) for about in users.values()):
             raise InvalidInput(f"[tenants.{name}]: each line is a user, as in: ann = {{ role = 'agent', nkey = 'U…' }}")
         yield Tenant(name=name, users=tuple(_user(user, about) for user, about in users.items()))
@@ -247,8 +256,6 @@ def _check(plan: Plan) -> None:
     for port in (plan.port, plan.monitor_port):
         if not 1 <= port <= 65535:
             raise InvalidInput(f"{port} is no port")
-    if plan.isolated:
-        raise InvalidInput("isolated accounts are not there yet; pass --one-account")
     if not 1 <= plan.shards <= 1000:
         raise InvalidInput(f"shards = {plan.shards}: expected 1 to 1000")
     if bad := [name for name in (plan.host, *plan.names) if not isinstance(name, str) or not _HOST.fullmatch(name)]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any, Final
 
+from orchestrator_free import contract
 from orchestrator_free.broker import connect
 from orchestrator_free.brokerdir.folder import BrokerFolder
 from orchestrator_free.brokerdir.plan import FIRST_USERS
-from orchestrator_free.contract import StreamSettings
+from orchestrator_free.contract.roles import NARROW
 from orchestrator_free.errors import BrokerError, BrokerUnreachable
 from orchestrator_free.jetstream import System, Wire, WireOptions
 from orchestrator_free.server import EmbeddedServer
+
+_NO_CONSUMER: Final = 10014
 
 
 @asynccontextmanager
@@ -51,18 +55,37 @@ async def reload(folder: BrokerFolder) -> bool:
 
 
 async def prepare(folder: BrokerFolder, tenant: str) -> None:
-    """Make the streams of a tenant, where they are missing.
+    """Make what is missing of a tenant's streams, and its agents' consumers as the plan bounds them.
 
     Raises:
-        ConfigMismatch: there are some with another structure.
+        ConfigMismatch: there are streams with another structure.
     """
-    async with connect(**folder.options(tenant, FIRST_USERS[0]), settings=stream_settings(folder)):
-        pass
+    async with connect(**folder.options(tenant, FIRST_USERS[0]), settings=stream_settings(folder)) as broker:
+        for user in folder.plan.tenant(tenant).users:
+            if user.role in NARROW:
+                for shard in range(broker.log.shards):
+                    for make in (contract.agent_consumer, contract.control_consumer):
+                        await _bound(broker.log.wire, shard, make(shard, user.name, sessions=user.sessions))
 
 
-def stream_settings(folder: BrokerFolder) -> StreamSettings:
+async def _bound(wire: Wire, shard: int, wanted: dict[str, Any]) -> None:
+    """Make a consumer that is missing, or give one that is there other sessions; nobody else may do either."""
+    where = f"{contract.stream_name(shard)}.{wanted['durable_name']}"
+    try:
+        found = (await wire.api(f"CONSUMER.INFO.{where}"))["config"]
+    except BrokerError as error:
+        if getattr(error, "code", 0) != _NO_CONSUMER:
+            raise
+        found = {}
+    if sorted(found.get("filter_subjects", ())) != sorted(wanted["filter_subjects"]):
+        config = (found or wanted) | {"filter_subjects": wanted["filter_subjects"]}
+        body = {"stream_name": contract.stream_name(shard), "config": config, "action": ""}
+        await wire.api(f"CONSUMER.CREATE.{where}", body)
+
+
+def stream_settings(folder: BrokerFolder) -> contract.StreamSettings:
     """Return how the streams of a folder's broker are made."""
-    return StreamSettings(shards=folder.plan.shards)
+    return contract.StreamSettings(shards=folder.plan.shards, isolated=folder.plan.isolated)
 
 
 @asynccontextmanager

@@ -213,7 +213,7 @@ async def _add(
     there: BrokerFolder, tenant: str, name: str, role: str, sessions: tuple[str, ...], *, as_json: bool
 ) -> None:
     told = there.add(tenant, name, role, sessions)
-    await _tell(there, told, as_json=as_json, environment=there.environment(tenant, name))
+    await _tell(there, told, as_json=as_json, environment=there.environment(tenant, name), tenant=tenant)
 
 
 async def _tell(

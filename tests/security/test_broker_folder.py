@@ -17,14 +17,15 @@ import nkeys
 import pytest
 from cryptography import x509
 
-from orchestrator_free import connect
+from orchestrator_free import Agent, Run, connect
 from orchestrator_free.binary import find_binary
 from orchestrator_free.brokerdir import BrokerFolder, Plan, Tenant, User
 from orchestrator_free.brokerdir import certificates as tls
 from orchestrator_free.brokerdir.plan import parse_plan, render_plan
-from orchestrator_free.brokerdir.running import embedded, reload, system
+from orchestrator_free.brokerdir.running import embedded, prepare, reload, system
 from orchestrator_free.brokerdir.seeds import decode_curve, make_seed, public_key
 from orchestrator_free.errors import BrokerUnreachable, InvalidInput, PermissionDenied
+from orchestrator_free.steward import Steward
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -45,8 +46,8 @@ def secrets_of(folder: Path) -> list[bytes]:
 
 def test_seeds_are_in_files_of_their_own_that_only_the_owner_reads(tmp_path: Path) -> None:
     """Mode 0600 from the first moment, and no configuration, plan or told line has one of them in it."""
-    folder, told = BrokerFolder.init(tmp_path / "b", tls=True, callout=True, isolated=False)
-    told += folder.add("main", "greeter", "agent")
+    folder, told = BrokerFolder.init(tmp_path / "b", tls=True, callout=True)
+    told += folder.add("main", "greeter", "isolated")
     seeds = secrets_of(folder.path)
 
     assert len(seeds) == 7  # gateway, operator, greeter, system, and three of the callout service
@@ -61,8 +62,8 @@ def test_seeds_are_in_files_of_their_own_that_only_the_owner_reads(tmp_path: Pat
 
 def test_a_second_init_keeps_everything(tmp_path: Path) -> None:
     """Nothing is said, nothing is told, no byte changes."""
-    folder, _ = BrokerFolder.init(tmp_path / "b", tls=True, isolated=False)
-    folder.add("main", "greeter", "agent", ("a", "b"))
+    folder, _ = BrokerFolder.init(tmp_path / "b", tls=True)
+    folder.add("main", "greeter", "isolated", ("a", "b"))
     before = files(folder.path)
     again, told = BrokerFolder.init(tmp_path / "b")
 
@@ -73,7 +74,7 @@ def test_a_second_init_keeps_everything(tmp_path: Path) -> None:
 
 def test_what_is_changed_is_told_and_the_rest_stays(tmp_path: Path) -> None:
     """Another port, another host name: a new certificate of the same authority, every key as it was."""
-    folder, _ = BrokerFolder.init(tmp_path / "b", tls=True, isolated=False)
+    folder, _ = BrokerFolder.init(tmp_path / "b", tls=True)
     before = files(folder.path)
     _, told = BrokerFolder.init(tmp_path / "b", port=4333, names=("nats.example.com",))
     after = files(folder.path)
@@ -86,9 +87,15 @@ def test_what_is_changed_is_told_and_the_rest_stays(tmp_path: Path) -> None:
 
 def test_the_configuration_is_one_that_nats_server_takes(tmp_path: Path) -> None:
     """`nats-server -t` on the folder, with everything there is; odd folder names included."""
-    folder, _ = BrokerFolder.init(tmp_path / 'it\'s "odd" ü', tls=True, callout=True, isolated=False, shards=2)
+    folder, _ = BrokerFolder.init(tmp_path / 'it\'s "odd" ü', tls=True, callout=True, shards=2)
     folder.add_tenant("acme")
-    for name, role in (("greeter", "agent"), ("billing", "service"), ("watch", "observer"), ("notify", "notifier")):
+    for name, role in (
+        ("greeter", "isolated"),
+        ("trusted", "agent"),
+        ("billing", "service"),
+        ("watch", "observer"),
+        ("notify", "notifier"),
+    ):
         folder.add("acme", name, role)
     command = [str(find_binary().path), "-t", "-c", str(folder.path / "nats-server.conf")]
     tested = subprocess.run(command, capture_output=True, text=True)
@@ -118,7 +125,7 @@ def test_the_plan_survives_its_file() -> None:
         ("[tenants.a]\nx = 5\n", "each line is a user"),
         ("[tenants.a]\nx = { role = 'king', nkey = '' }\n", "no role 'king'"),
         ("[tenants.a]\nx = { role = 'agent', nkey = 'SUAM' }\n", "no public nkey"),
-        (f"[tenants.a]\nx = {{ role = 'observer', sessions = ['s'], nkey = 'U{'A' * 55}' }}\n", "bound to sessions"),
+        (f"[tenants.a]\nx = {{ role = 'observer', sessions = ['s'], nkey = 'U{'A' * 55}' }}\n", "for all sessions"),
         (f"[tenants.a]\nx = {{ role = 'agent', nkey = 'U{'A' * 55}' }}\ny = {{ role = 'agent', nkey = 'U{'A' * 55}' }}\n",
          "key of a/x"),
         (f"[tenants.a]\n'x y' = {{ role = 'agent', nkey = 'U{'A' * 55}' }}\n", "x y"),
@@ -192,7 +199,7 @@ def test_a_certificate_is_made_only_by_the_authority_that_is_there(tmp_path: Pat
 @pytest.fixture
 async def folder(tmp_path: Path) -> AsyncIterator[BrokerFolder]:
     """A broker with TLS that runs."""
-    made, _ = BrokerFolder.init(tmp_path / "b", tls=True, isolated=False, durability="interval", **PORTS)
+    made, _ = BrokerFolder.init(tmp_path / "b", tls=True, durability="interval", **PORTS)
     async with embedded(made):
         yield made
 
@@ -224,7 +231,7 @@ async def test_an_agent_that_is_added_counts_at_once_and_one_removed_is_gone_at_
     folder: BrokerFolder, eventually: Any
 ) -> None:
     """Without a restart: its key opens the door, and its open connection ends when it is removed."""
-    folder.add("main", "greeter", "agent")
+    folder.add("main", "greeter", "isolated")
     assert await reload(folder)
     async with connect(**folder.options("main", "greeter")) as broker:
         wire = broker.log.wire
@@ -239,6 +246,44 @@ async def test_an_agent_that_is_added_counts_at_once_and_one_removed_is_gone_at_
     with pytest.raises(PermissionDenied):
         async with connect(**folder.options("main", "greeter")):
             pass
+
+
+async def test_an_agent_is_bound_to_its_sessions(folder: BrokerFolder) -> None:
+    """What is said to it in others does not reach it, it cannot write there; given one more, it works there from then on."""
+    folder.add("main", "greeter", "isolated", ("a",))
+    assert await reload(folder)
+    await prepare(folder, "main")
+    got = asyncio.Event()
+    served: list[str] = []
+    agent = Agent("greeter")
+
+    @agent
+    async def greet(run: Run) -> None:
+        served.append(run.session.id)
+        await run.text("hello")
+        got.set()
+
+    async with connect(**folder.options("main", "gateway")) as gateway, Steward(gateway):
+        for name in ("b", "a"):
+            await gateway.session(name).create()
+            await gateway.session(name).send("hi", to="greeter")
+        async with connect(**folder.options("main", "greeter")) as broker:
+            ready = asyncio.Event()
+            working = asyncio.create_task(agent.serve(broker, ready=ready.set))
+            async with asyncio.timeout(60):
+                await got.wait()
+                assert served == ["a"]
+                with pytest.raises(PermissionDenied):
+                    await broker.session("b").state.set("x", 1)
+                got.clear()
+                folder.add("main", "greeter", "isolated", ("a", "b"))
+                assert await reload(folder)
+                await prepare(folder, "main")
+                await gateway.session("b").send("again", to="greeter")
+                await got.wait()
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+    assert served == ["a", "b"]
 
 
 async def test_a_rotated_key_replaces_the_one_before(folder: BrokerFolder, tmp_path: Path) -> None:
@@ -315,7 +360,7 @@ async def test_a_change_that_the_broker_refuses_is_an_error(folder: BrokerFolder
 
 async def test_what_is_written_while_no_broker_runs_counts_later(tmp_path: Path) -> None:
     """`reload` says that nobody took it."""
-    made, _ = BrokerFolder.init(tmp_path / "b", isolated=False, **PORTS)
+    made, _ = BrokerFolder.init(tmp_path / "b", **PORTS)
 
     assert await reload(made) is False
 
@@ -328,7 +373,7 @@ def test_opening_what_is_no_folder_says_how_to_make_one(tmp_path: Path) -> None:
 
 def test_removing_who_is_not_there_is_an_error(tmp_path: Path) -> None:
     """Users and tenants; nothing is changed."""
-    made, _ = BrokerFolder.init(tmp_path / "b", isolated=False)
+    made, _ = BrokerFolder.init(tmp_path / "b")
     before = files(made.path)
     for tenant, name in (("main", "nobody"), ("nobody", None)):
         with pytest.raises(InvalidInput, match="nobody"):
