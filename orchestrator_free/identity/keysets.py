@@ -65,7 +65,7 @@ class FileKeys:
 
     async def find(self, id: str) -> Key | None:
         """Return a key of the file as it is now; one that cannot be read leaves the keys as they were."""
-        if time.monotonic() - self._looked >= self._look_seconds:
+        if id not in self._keys or time.monotonic() - self._looked >= self._look_seconds:
             self._looked = time.monotonic()
             if self._stamp() != self._mark:
                 self._again()

@@ -217,6 +217,10 @@ class Serving:
     def port(self) -> int:
         return self.server.port
 
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
     @asynccontextmanager
     async def feed(
         self, session: str, *, headers: dict[str, str] | None = None, port: int = 0, buffer: int = 0, **query: Any

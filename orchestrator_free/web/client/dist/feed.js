@@ -1,6 +1,10 @@
 /** The feed of one session from a gateway: it comes back by itself, and goes on where it was. */
 import { Backoff, GatewayError, pause } from "./http.js";
 import { pieces, SseParser } from "./sse.js";
+/** The gateway closes a WebSocket with this code when the token behind it counts no more. */
+const UNAUTHORIZED = 4401;
+/** A line that was open for so many milliseconds is renewed at once; one that ends sooner waits as after any error. */
+const WORN = 1000;
 /** A gateway says something at least every 15 seconds; after so many milliseconds of silence the line is dead. */
 const SILENCE = 40_000;
 export class Feed {
@@ -11,6 +15,9 @@ export class Feed {
     #backoff;
     #wake = null;
     #ended = false;
+    /** When the line was opened, and whether it ended because its token counts no more. */
+    #since = Infinity;
+    #unauthorized = false;
     constructor(gateway, options, follower) {
         this.gateway = gateway;
         this.options = options;
@@ -28,6 +35,8 @@ export class Feed {
                     return;
                 if (error && this.#final(error))
                     return;
+                if (this.#worn())
+                    continue; // with another token, behind the position where it was
                 this.follower.status("offline", error);
                 await this.#rest(error?.retryAfter ?? 0);
             }
@@ -50,6 +59,12 @@ export class Feed {
         const gone = error.status === 404 && this.follower.position() !== null;
         this.follower.status(gone ? "deleted" : "offline", error);
         return true;
+    }
+    /** Whether the line was good, and only its token is not any more. */
+    #worn() {
+        const worn = this.#unauthorized && Date.now() - this.#since >= WORN;
+        [this.#unauthorized, this.#since] = [false, Infinity];
+        return worn;
     }
     async #rest(least) {
         this.#wake = new AbortController();
@@ -109,10 +124,10 @@ export class Feed {
             clearTimeout(timer);
         }
     }
-    /** The same over a WebSocket; its token stands in the query, because a page cannot set its headers. */
+    /** The same over a WebSocket; a page cannot set its headers, so a ticket stands for the token. */
     async #socket(path, query, line) {
-        const token = await this.gateway.token();
-        const url = this.gateway.url(path, { ...query, access_token: token }).replace(/^http/, "ws");
+        const ticket = await this.gateway.ticket(this.options.session, line.signal);
+        const url = this.gateway.url(path, { ...query, ticket }).replace(/^http/, "ws");
         const socket = new WebSocket(url);
         let opened = false;
         await new Promise((resolve, reject) => {
@@ -133,7 +148,11 @@ export class Feed {
                 }
             };
             socket.onerror = () => resolve(); // some say no `close` after it
-            socket.onclose = () => resolve();
+            socket.onclose = ({ code }) => {
+                if (code === UNAUTHORIZED)
+                    this.#unauthorized = true;
+                resolve();
+            };
         });
         // A refused WebSocket does not say why: the same address over HTTP does.
         if (!opened && !line.signal.aborted)
@@ -142,6 +161,7 @@ export class Feed {
             throw new GatewayError(0, "the WebSocket was refused");
     }
     #live() {
+        this.#since = Date.now();
         this.follower.status("live");
     }
     #take(lines) {
@@ -152,6 +172,8 @@ export class Feed {
         for (const line of lines) {
             if (!("control" in line))
                 continue;
+            if (line.control === "token_expired" || line.control === "token_revoked")
+                this.#unauthorized = true;
             if (line.control === "deleted")
                 this.follower.status("deleted");
             if (line.control === "deleted" || line.control === "idle")

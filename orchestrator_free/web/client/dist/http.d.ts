@@ -34,6 +34,8 @@ export declare class Gateway {
     url(path: string, query?: Call["query"]): string;
     /** The token as of now; null where there is none. */
     token(): Promise<string | null>;
+    /** A ticket that opens one feed, once: where no header can be set. Undefined without a token, or where none is asked for. */
+    ticket(session: string | null, signal?: AbortSignal): Promise<string | undefined>;
     /** Send a request; a 401 is tried once more with a new token.
      *
      * @throws GatewayError of status 0 if nobody answered, and of the answer's if that is an error.

@@ -10,7 +10,7 @@ export interface SessionOptions extends GatewayOptions {
         title?: string;
         agents?: string[];
     };
-    /** Who speaks and looks. */
+    /** Who speaks and looks; where the gateway asks for a token, its subject. */
     member?: string;
     /** With what; by default a name of this browser. */
     device?: string;

@@ -24,6 +24,11 @@ export interface FeedOptions {
   backoff?: Backoff | undefined;
 }
 
+/** The gateway closes a WebSocket with this code when the token behind it counts no more. */
+const UNAUTHORIZED = 4401;
+/** A line that was open for so many milliseconds is renewed at once; one that ends sooner waits as after any error. */
+const WORN = 1000;
+
 /** A gateway says something at least every 15 seconds; after so many milliseconds of silence the line is dead. */
 const SILENCE = 40_000;
 
@@ -32,6 +37,9 @@ export class Feed {
   readonly #backoff: Backoff;
   #wake: AbortController | null = null;
   #ended = false;
+  /** When the line was opened, and whether it ended because its token counts no more. */
+  #since = Infinity;
+  #unauthorized = false;
 
   constructor(
     readonly gateway: Gateway,
@@ -50,6 +58,7 @@ export class Feed {
         const error = await this.#once();
         if (this.#ended || this.#stop.signal.aborted) return;
         if (error && this.#final(error)) return;
+        if (this.#worn()) continue; // with another token, behind the position where it was
         this.follower.status("offline", error);
         await this.#rest(error?.retryAfter ?? 0);
       }
@@ -73,6 +82,13 @@ export class Feed {
     const gone = error.status === 404 && this.follower.position() !== null;
     this.follower.status(gone ? "deleted" : "offline", error);
     return true;
+  }
+
+  /** Whether the line was good, and only its token is not any more. */
+  #worn(): boolean {
+    const worn = this.#unauthorized && Date.now() - this.#since >= WORN;
+    [this.#unauthorized, this.#since] = [false, Infinity];
+    return worn;
   }
 
   async #rest(least: number): Promise<void> {
@@ -130,10 +146,10 @@ export class Feed {
     }
   }
 
-  /** The same over a WebSocket; its token stands in the query, because a page cannot set its headers. */
+  /** The same over a WebSocket; a page cannot set its headers, so a ticket stands for the token. */
   async #socket(path: string, query: Record<string, string | undefined>, line: AbortController): Promise<void> {
-    const token = await this.gateway.token();
-    const url = this.gateway.url(path, { ...query, access_token: token }).replace(/^http/, "ws");
+    const ticket = await this.gateway.ticket(this.options.session, line.signal);
+    const url = this.gateway.url(path, { ...query, ticket }).replace(/^http/, "ws");
     const socket = new WebSocket(url);
     let opened = false;
     await new Promise<void>((resolve, reject) => {
@@ -153,7 +169,10 @@ export class Feed {
         }
       };
       socket.onerror = () => resolve(); // some say no `close` after it
-      socket.onclose = () => resolve();
+      socket.onclose = ({ code }) => {
+        if (code === UNAUTHORIZED) this.#unauthorized = true;
+        resolve();
+      };
     });
     // A refused WebSocket does not say why: the same address over HTTP does.
     if (!opened && !line.signal.aborted) await this.gateway.send("GET", path.replace(/\/events$/, ""), { signal: line.signal });
@@ -161,6 +180,7 @@ export class Feed {
   }
 
   #live(): void {
+    this.#since = Date.now();
     this.follower.status("live");
   }
 
@@ -170,6 +190,7 @@ export class Feed {
     this.follower.take(lines);
     for (const line of lines) {
       if (!("control" in line)) continue;
+      if (line.control === "token_expired" || line.control === "token_revoked") this.#unauthorized = true;
       if (line.control === "deleted") this.follower.status("deleted");
       if (line.control === "deleted" || line.control === "idle") this.#ended = true;
     }

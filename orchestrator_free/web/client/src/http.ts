@@ -73,6 +73,17 @@ export class Gateway {
     return (await this.#token?.()) ?? null;
   }
 
+  /** A ticket that opens one feed, once: where no header can be set. Undefined without a token, or where none is asked for. */
+  async ticket(session: string | null, signal?: AbortSignal): Promise<string | undefined> {
+    if (!this.#token) return undefined;
+    try {
+      return (await this.json("POST", "/tickets", { body: session === null ? {} : { session }, ...(signal && { signal }) })).ticket;
+    } catch (error) {
+      if (error instanceof GatewayError && error.status === 409) return undefined;
+      throw error;
+    }
+  }
+
   /** Send a request; a 401 is tried once more with a new token.
    *
    * @throws GatewayError of status 0 if nobody answered, and of the answer's if that is an error.

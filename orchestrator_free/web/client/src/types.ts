@@ -126,7 +126,7 @@ export interface View {
 
 /** What a feed says that is no event of the log. */
 export interface Control {
-  control: "snapshot" | "reset" | "cut" | "deleted" | "idle" | "presence";
+  control: "snapshot" | "reset" | "cut" | "deleted" | "idle" | "presence" | "token_expired" | "token_revoked";
   position: string | null;
   data: any;
 }
