@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import select
 import shutil
 import socket
 import time
@@ -434,7 +435,7 @@ async def test_a_paused_feed_ends_before_its_buffer_grows_without_bound() -> Non
 @pytest.mark.parametrize("options", SERVERS.values(), ids=SERVERS)
 @pytest.mark.parametrize("end", ["cut", "abort"])
 async def test_a_stalled_client_is_gone_soon_after_a_cut(end: str, options: dict[str, str]) -> None:
-    """What waits for a client that reads nothing is given up."""
+    """What waits for a client that reads nothing is given up, by the kernel, too: a connection of ours is reset."""
     async with feeding(**options) as (desk, server), connect(server) as client:
         client.writer.transport.pause_reading()
         client.ask()
@@ -446,6 +447,15 @@ async def test_a_stalled_client_is_gone_soon_after_a_cut(end: str, options: dict
         getattr(feed, end)()
 
         await until(lambda: desk.closed == [feed], 0.5 if end == "abort" else 2.0)
+        if options == SERVERS["taken"]:
+            await until(lambda: is_reset(client.writer.get_extra_info("socket").fileno()))
+
+
+def is_reset(fd: int) -> bool:
+    """Whether a connection has ended, as one sees who has not read everything."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))
 
 
 @both_loops
