@@ -190,7 +190,7 @@ def test_compose_takes_the_file(profiles: list[str]) -> None:
 
     assert done.returncode == 0, done.stderr
     services = yaml.safe_load(done.stdout)["services"]
-    assert {"nats", "gateway", "outliner", "exporter", "prometheus"} <= set(services)
+    assert {"nats", "gateway", "outliner", "exporter", "prometheus", "grafana"} <= set(services)
     assert "nats-3" in services or "cluster" not in profiles
 
 
