@@ -34,7 +34,7 @@ _NOT_READING, _HALF_SENT = 500, 300
 #: finished runs of a session that is too large for any buffer on the way to a client that does not read
 _LARGE_RUNS, _LARGE_TOKENS = 400, 1000
 #: of the rounds, while the gateway fills what it will then keep
-_WARM_UP = 0.25
+_WARM_UP = 0.4
 
 
 def run(plan: Plan) -> Iterator[Record]:
