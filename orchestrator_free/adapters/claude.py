@@ -40,32 +40,31 @@ async def publish(run: Run, source: Any, **options: Unpack[Options]) -> Result:
         SourceFailed: Claude ended with an error, or took too long.
     """
     translation = Claude()
-    if hasattr(source, "receive_messages"):
-        source = _driven(source, translation)
-    return await _publish(run, source, translation, **options)
+    if not hasattr(source, "receive_response"):
+        return await _publish(run, source, translation, **options)
+    while True:
+        result = await _publish(run, _driven(source, translation), translation, **options)
+        if not translation.said:
+            return result
+        said, translation.said = translation.said, []
+        await source.query("\n\n".join(said))
 
 
 @asynccontextmanager
 async def _driven(client: Any, translation: Claude) -> AsyncIterator[Any]:
-    """Read a client's messages; leaving early interrupts it."""
+    """Read a client's messages up to a result; leaving early interrupts it."""
 
     async def steer(text: str) -> None:
-        translation.expected += 1
+        translation.said.append(text)
         await client.interrupt()
-        await client.query(text)
-
-    async def received() -> AsyncIterator[Any]:
-        async for message in client.receive_messages():
-            yield message
-            if translation.results >= translation.expected:
-                return
 
     translation.steer = steer
+    translation.ended = False
     try:
-        yield received()
+        yield client.receive_response()
     finally:
         translation.steer = None
-        if translation.results < translation.expected:
+        if not translation.ended:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(_INTERRUPT_SECONDS):
                     await client.interrupt()

@@ -22,15 +22,15 @@ class Claude(Translation):
     """What Claude does until it has answered.
 
     Attributes:
-        results: how often it has ended a turn. expected: how often it will have to.
+        ended: whether the turn has. said: what people have said since it began: it was interrupted for that.
     """
 
     framework = "claude-agent-sdk"
 
     def __init__(self) -> None:
         super().__init__()
-        self.results = 0
-        self.expected = 1
+        self.ended = False
+        self.said: list[str] = []
         self._streams: dict[str, Messages] = {}
         self._streamed: set[str] = set()
         self._handlers: dict[str, Callable[[Any], None]] = {
@@ -122,19 +122,17 @@ class Claude(Translation):
             self.sheet.subagent_status(id, _STATES[status])
 
     def _result(self, message: Any) -> None:
-        self.results += 1
+        self.ended = True
         used = message.usage or {}
         self.sheet.use(**{ours: used.get(name) for name, ours in _COUNTS.items()}, dollars=message.total_cost_usd)
         self.stop = message.stop_reason or message.subtype
-        if self.results < self.expected:
-            return  # it was interrupted for what somebody has said
-        if message.is_error:
+        if message.is_error and not self.said:
             raise self.fail(f"ended with an error ({message.subtype})")
         self.output = message.result if message.structured_output is None else message.structured_output
 
     def end(self) -> None:
         """The stream has ended."""
-        if self.results < self.expected:
+        if not self.ended:
             raise self.fail("broke off before its result")
 
 

@@ -116,14 +116,19 @@ async def _copy(run: Run, source: Any, translation: Translation, within_seconds:
 @asynccontextmanager
 async def _hearing(run: Run, translation: Translation) -> AsyncIterator[None]:
     """Hand what people say to a framework that takes it while it works, also while it says nothing."""
+    steer, over = translation.steer, asyncio.Event()
+    if steer is None:
+        yield
+        return
 
     async def hear() -> None:
-        while True:
-            await asyncio.sleep(_HEAR_SECONDS)
-            steer = translation.steer
-            for said in await run.steers() if steer is not None else ():
+        while not over.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), _HEAR_SECONDS)
+                return
+            for said in await run.steers():  # whatever is taken is handed on, also when the stream ends meanwhile
                 try:
-                    await steer(said.text)  # type: ignore[misc]  # nobody is heard without it
+                    await steer(said.text)
                 except Exception as error:
                     await run.notice(f"{said.sender} was not heard by {translation.framework}: {described(error)}")
 
@@ -131,6 +136,8 @@ async def _hearing(run: Run, translation: Translation) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        over.set()
+        await asyncio.wait([task], timeout=_CLOSE_SECONDS)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

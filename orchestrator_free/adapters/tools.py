@@ -77,5 +77,5 @@ async def _call(run: Run, use: ToolUse, tools: Mapping[str, Callable[..., Any]],
     except (RunFenced, RunFinished, BrokerError):
         raise
     except Exception as error:
-        _log.warning("tool failed", tool=use.tool, agent=run.agent, run=run.id, error=type(error).__name__)
+        _log.warning("tool failed", tool=use.tool, agent=run.agent, run=run.id, exc_info=error)
         return Answered(use, error=safe_message(error))

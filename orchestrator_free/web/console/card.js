@@ -111,10 +111,12 @@ export class Card {
     if (hidden) say(this.earlier, `Show ${count(hidden, "earlier part")}`);
     const nodes = [];
     const kept = new Map();
+    const subagents = new Map(entries.filter(([, part]) => part.name === "subagent").map(([, part]) => [part.id, part.data?.name]));
     for (const [key, part] of hidden ? entries.slice(hidden) : entries) {
       const known = this.#parts.get(key);
       const node = known?.type === part.type ? known.node : makePart(part, this.desk.base);
       if (known?.part !== part || known.mark !== mark(part)) node.update(part);
+      if (part.by) node.dataset.by = subagents.get(part.by) ?? part.by;
       kept.set(key, { node, part, type: part.type, mark: mark(part) });
       nodes.push(node);
     }

@@ -124,13 +124,16 @@ function data() {
   const name = h("span.tool-name");
   const gist = h("span.tool-gist");
   const body = code("Data");
-  const node = h("details.part.data", {}, h("summary", {}, h("span.kind", {}, "Data"), name, gist), body);
+  const kind = h("span.kind", {}, "Data");
+  const node = h("details.part.data", {}, h("summary", {}, kind, name, gist), body);
   let latest = null;
   node.addEventListener("toggle", () => node.open && body.update(latest?.data));
   node.update = (part) => {
     latest = part;
-    say(name, part.name ?? "");
-    say(gist, short(gistOf(part.data), 90));
+    const helper = part.name === "subagent" && typeof part.data?.name === "string";
+    say(kind, helper ? "Sub-agent" : "Data");
+    say(name, (helper ? part.data.name : part.name) ?? "");
+    say(gist, helper ? (part.data.status ?? "") : short(gistOf(part.data), 90));
     if (node.open) body.update(part.data);
   };
   return node;
