@@ -61,6 +61,11 @@ Limit = Annotated[
     ),
 ]
 
+Audit = Annotated[
+    Literal["off", "on", "strict"] | None,
+    typer.Option(help="Write down who does what; strict: no answer before. On where tokens are asked for."),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Guarding:
@@ -75,6 +80,11 @@ class Guarding:
     verifier: Verifier | None
     settings: GatewaySettings
     words: tuple[str, ...] = ()
+
+    def audited(self, mode: Literal["off", "on", "strict"] | None) -> Guarding:
+        """Return it with an audit log: as asked for, or by itself where somebody is known."""
+        chosen = mode or ("off" if self.verifier is None else "on")
+        return replace(self, settings=replace(self.settings, audit=chosen))
 
 
 #: for this host only, as the demonstration

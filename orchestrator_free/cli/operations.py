@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from orchestrator_free.cli import backup, doctor, letters, pausing
+from orchestrator_free.cli import audit, backup, doctor, letters, pausing
 
 _PANEL = "Operations"
 
@@ -16,5 +16,6 @@ def register(app: typer.Typer) -> None:
     app.command("pause-agent", rich_help_panel=_PANEL)(pausing.pause_agent)
     app.command("resume-agent", rich_help_panel=_PANEL)(pausing.resume_agent)
     app.command("drain", rich_help_panel=_PANEL)(pausing.drain)
+    app.command("audit", rich_help_panel=_PANEL)(audit.audit)
     app.command("backup", rich_help_panel=_PANEL)(backup.backup)
     app.command("restore", rich_help_panel=_PANEL)(backup.restore_)

@@ -21,6 +21,7 @@ from orchestrator_free.cli import support
 from orchestrator_free.cli.guarding import (
     LOCAL,
     AllowOrigin,
+    Audit,
     AuthAudience,
     AuthIssuer,
     AuthJwks,
@@ -125,6 +126,7 @@ def up(
     trust_proxy: TrustProxy = None,
     metrics: MetricsFor = None,
     limit: Limit = None,
+    audit: Audit = None,
     shards: Shards = None,
     replicas: Replicas = None,
     tls: Tls = False,
@@ -141,7 +143,7 @@ def up(
         guarding = guarding_of(
             host, keys=auth_keys, jwks=auth_jwks, issuer=auth_issuer, audience=auth_audience, unguarded=open_,
             origins=allow_origin or (), proxies=trust_proxy or (), metrics=metrics, limits=limit or (),
-        )  # fmt: skip
+        ).audited(audit)  # fmt: skip
         used, shown = choose(
             broker, settings, monitor_url, folder=broker_dir, secure=secure, tls=tls, own=(tls_certificate, tls_key)
         )

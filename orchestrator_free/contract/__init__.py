@@ -25,6 +25,7 @@ from orchestrator_free.contract.durable import (
     expiry_subject,
     record_subject,
 )
+from orchestrator_free.contract.installation import OPTIONAL, lasting_streams
 from orchestrator_free.contract.roles import (
     LEADER_ELECTED,
     ROLES,
@@ -47,7 +48,6 @@ from orchestrator_free.contract.streams import (
     access_stream,
     audit_stream,
     differences,
-    lasting_streams,
     object_stream,
     presence_stream,
     stream_config,
@@ -65,6 +65,7 @@ __all__ = (
     "DURABLE_STREAM",
     "LEADER_ELECTED",
     "OBJECT_BUCKET",
+    "OPTIONAL",
     "PRESENCE_BUCKET",
     "PRESENCE_TTL_SECONDS",
     "ROLES",

@@ -192,15 +192,6 @@ def access_stream(settings: StreamSettings) -> dict[str, Any]:
     }
 
 
-def lasting_streams(shards: int) -> list[str]:
-    """Return the names of the streams that a backup holds, in the order in which it takes them.
-
-    An event names objects and timers that were stored before it, so what is taken after the log has all that the log
-    refers to. Presence is not among them: it lives for seconds.
-    """
-    return [*(stream_name(shard) for shard in range(shards)), TIMERS, f"OBJ_{OBJECT_BUCKET}", AUDIT]
-
-
 def differences(wanted: dict[str, Any], found: dict[str, Any], fields: tuple[str, ...]) -> list[str]:
     """Compare two definitions field by field; return a line for each that differs."""
     lines = []

@@ -22,6 +22,7 @@ from orchestrator_free.broker import Broker
 from orchestrator_free.errors import InvalidInput, NotAllowed, SessionNotFound
 from orchestrator_free.gateway.access import AccessRoutes
 from orchestrator_free.gateway.agui import AgUi
+from orchestrator_free.gateway.allowance import networks
 from orchestrator_free.gateway.asks import AskRoutes
 from orchestrator_free.gateway.bodies import (
     NewInput,
@@ -52,11 +53,13 @@ from orchestrator_free.gateway.resource import Resource
 from orchestrator_free.gateway.settings import GatewaySettings
 from orchestrator_free.gateway.state import StateRoutes
 from orchestrator_free.gateway.tools import Tools
+from orchestrator_free.gateway.trail import Leavings, Trail
 from orchestrator_free.gateway.web import Web
 from orchestrator_free.gateway.websocket import follow_socket
 from orchestrator_free.identity.tokens import Verifier
 from orchestrator_free.jetstream import AccessBucket
 from orchestrator_free.metrics import GatewayMetrics
+from orchestrator_free.operations.audit import Recorder
 from orchestrator_free.session import Session
 from orchestrator_free.session.completion import object_names
 from orchestrator_free.subjects import check_name
@@ -106,11 +109,21 @@ class Gateway:
         self.gate = Gate(AccessBucket(broker.log), verifier, settings, GuardCounts(self.registry))
         self.resources.append(AccessRoutes(broker, self.hub, self.gate))
         routes = self._routes()
+        self.recorder = None if settings.audit == "off" else Recorder(broker.log.wire)
         middleware = [
+            *self._trail(settings),
             Middleware(Origins, allowed=settings.allow_origins, hosts=settings.hosts),
             Middleware(Guard, gate=self.gate, routes=routes),
         ]
         self.app = Starlette(routes=routes, exception_handlers=HANDLERS, lifespan=self._lifespan, middleware=middleware)
+
+    def _trail(self, settings: GatewaySettings) -> list[Middleware]:
+        """Return what writes down who does what, if that is wanted."""
+        if self.recorder is None:
+            return []
+        self.gate.watch.ended = Leavings(self.recorder).ended
+        trusted = networks(settings.trusted_proxies)
+        return [Middleware(Trail, recorder=self.recorder, mode=settings.audit, trusted=trusted)]
 
     def _routes(self) -> list[BaseRoute]:
         return [
@@ -133,6 +146,8 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         await self.gate.open()
+        if self.recorder is not None:
+            await self.recorder.open()
         keepers = [asyncio.create_task(one.run(), name=type(one).__name__) for one in (self.hub, self.gate)]
         try:
             yield
@@ -142,6 +157,8 @@ class Gateway:
             self.hub.close()
             for resource in self.resources:
                 resource.close()
+            if self.recorder is not None:
+                await self.recorder.close()
 
     async def drain(self) -> None:
         """Say that no new work should come; called when the server begins to stop."""

@@ -14,6 +14,7 @@ from orchestrator_free.errors import InvalidInput
 from orchestrator_free.gateway.bodies import json_answer, number, read_body, repeat_id
 from orchestrator_free.gateway.openapi import IDEMPOTENCY_KEY, body, operation, path, query
 from orchestrator_free.gateway.resource import Resource
+from orchestrator_free.gateway.trail import audited
 from orchestrator_free.session import Session
 from orchestrator_free.session.asks import Rule
 from orchestrator_free.vocabulary.asks import Escalation
@@ -135,6 +136,8 @@ class AskRoutes(Resource):
         said = await read_body(request, NewAnswer)
         session = await self.session(request, said.sender)
         ask = await session.asks.answer(request.path_params["ask"], said.value, said.comment)
+        chosen = said.value if said.value in (ask["options"] or ()) else None  # a free answer is content
+        audited(request, what="answer", about=ask["about"], value=chosen)
         return await self._closed(session, ask)
 
     async def withdraw(self, request: Request) -> Response:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from starlette.requests import HTTPConnection
 
@@ -14,6 +15,22 @@ from orchestrator_free.subjects import check_name
 
 #: where the guard leaves the principal in the scope; None where a route asks for nobody
 PRINCIPAL: Final = "orchestrator_free.principal"
+#: where those that a request passes leave what the audit log is to know
+NOTES: Final = "orchestrator_free.notes"
+
+
+@dataclass(slots=True)
+class Notes:
+    """What is known of a request in the end; one object, since middleware copies scopes.
+
+    Attributes:
+        route, params: as the guard found them. said: by the handler, words of ours, names and ids.
+    """
+
+    route: str = ""
+    params: dict[str, Any] = field(default_factory=dict)
+    principal: Principal | None = None
+    said: dict[str, Any] = field(default_factory=dict)
 
 
 def caller(connection: HTTPConnection) -> Principal:

@@ -15,6 +15,7 @@ from orchestrator_free.gateway.bodies import json_answer, number, read_body, rep
 from orchestrator_free.gateway.caller import caller
 from orchestrator_free.gateway.openapi import IDEMPOTENCY_KEY, body, operation, path, query
 from orchestrator_free.gateway.resource import Resource
+from orchestrator_free.gateway.trail import audited
 
 
 class NewControl(BaseModel):
@@ -55,6 +56,7 @@ class Controls(Resource):
         """Append a control; with `?wait=` seconds, answer when it has an outcome."""
         said = await read_body(request, NewControl)
         session = await self.session(request, said.sender)
+        audited(request, what=said.type, to=said.to, run=said.run)
         wait = number(request, "wait", 0, 0, 60)
         control = said.model_dump(include={"type", "text", "data", "children", "reason"}, exclude_none=True)
         key = repeat_id(request.headers.get("idempotency-key"), said.id)

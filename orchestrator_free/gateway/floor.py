@@ -12,6 +12,7 @@ from starlette.routing import Route
 from orchestrator_free.gateway.bodies import json_answer, read_body
 from orchestrator_free.gateway.openapi import body, operation, path
 from orchestrator_free.gateway.resource import Resource
+from orchestrator_free.gateway.trail import audited
 from orchestrator_free.session.floor import FloorState, Step
 from orchestrator_free.views.brief import markdown
 
@@ -66,6 +67,7 @@ class Floors(Resource):
         """Take a step."""
         said = await read_body(request, NewFloorStep)
         session = await self.session(request, said.sender)
+        audited(request, what=said.step, to=said.to)
         state = await session.floor.step(said.step, to=said.to, reason=said.reason, cancel=said.cancel)
         return json_answer({**state.json(), "position": str(session.position(state.revision))})
 

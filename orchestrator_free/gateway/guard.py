@@ -22,7 +22,7 @@ from orchestrator_free.errors import (
     TooManyRequests,
 )
 from orchestrator_free.gateway.allowance import Buckets, address_of, is_local, networks
-from orchestrator_free.gateway.caller import PRINCIPAL
+from orchestrator_free.gateway.caller import NOTES, PRINCIPAL, Notes
 from orchestrator_free.gateway.counts import GuardCounts
 from orchestrator_free.gateway.fallback import Receive, Scope, Send
 from orchestrator_free.gateway.origins import page_of
@@ -72,7 +72,8 @@ class Gate:
         self._addresses = _buckets(settings.address_requests_per_second)
         hourly = settings.member_sessions_per_hour
         self._births = Buckets(hourly / _HOUR, hourly) if hourly else None
-        self._watches = verifier is not None or settings.member_feeds > 0 or settings.address_feeds > 0
+        counted = settings.member_feeds > 0 or settings.address_feeds > 0
+        self._watches = verifier is not None or counted or settings.audit != "off"
         counts.open.set(verifier is None)
 
     async def open(self) -> None:
@@ -199,11 +200,16 @@ class Guard:
             return
         try:
             route, params = self._route(scope)
+            notes = scope.setdefault(NOTES, Notes())
+            notes.route, notes.params = route, params
             stay = await self._gate.admit(scope, route, params, self._permit(scope, route))
         except OrchestratorFreeError as error:
             await self._refuse(scope, receive, send, error)
             return
         scope[PRINCIPAL] = stay.principal if stay is not None else None
+        if stay is not None:
+            notes.principal = stay.principal
+            stay.session = str(params.get("session", ""))
         scope[STAY] = stay
         try:
             await self._app(scope, receive, send)

@@ -31,6 +31,7 @@ class GatewaySettings:
         member_feeds: open feeds of one member.
         address_feeds: open feeds of one address.
         member_sessions_per_hour: sessions that one member begins.
+        audit: whether who does what is written down; strict: no answer before it is.
     """
 
     tail_bytes: int = 16 * _MIB
@@ -51,3 +52,4 @@ class GatewaySettings:
     member_feeds: int = 0
     address_feeds: int = 0
     member_sessions_per_hour: int = 0
+    audit: Literal["off", "on", "strict"] = "off"

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import monotonic
 from typing import Final, Protocol
 
 import structlog
@@ -47,6 +48,8 @@ class Stay:
     address: str
     counted: bool = False
     kept: bool = False
+    session: str = ""
+    since: float = field(default_factory=monotonic)
 
     def keep(self, connection: Open) -> None:
         """Look after the connection that answers the request, from now on."""
@@ -91,6 +94,7 @@ class Watch:
         """
         self._check = check
         self.born = born
+        self.ended: Callable[[Stay], None] = lambda _: None
         self._told = counts
         self._most = (member_feeds, address_feeds)
         self._open: dict[Open, Stay] = {}
@@ -146,3 +150,4 @@ class Watch:
                     connection.expire(reason)
             del self._open[connection]
             self.end(stay)
+            self.ended(stay)

@@ -131,7 +131,7 @@ _CHOSEN: Final = frozenset({"num_replicas", "max_age", "max_bytes", "duplicate_w
 
 
 def _streams(facts: Facts) -> Iterable[Check]:
-    missing = [name for name, info in facts.streams.items() if info is None and name != contract.AUDIT]
+    missing = [name for name, info in facts.streams.items() if info is None and name not in contract.OPTIONAL]
     if missing:
         says = f"missing: {', '.join(missing)}"
         yield Check("streams", "problem", says, "orchestrator-free doctor --fix creates them, as every gateway does")
@@ -156,10 +156,9 @@ def _wanted_streams(facts: Facts) -> Iterator[tuple[str, dict[str, Any]]]:
     settings = contract.StreamSettings(shards=shards)
     for shard in range(shards):
         yield contract.stream_name(shard), contract.stream_config(shard, settings)
-    for made in (contract.timer_stream(settings), contract.object_stream(settings), contract.audit_stream(settings)):
-        yield made["name"], made
-    presence = contract.presence_stream()
-    yield presence["name"], presence
+    made = (contract.timer_stream, contract.object_stream, contract.audit_stream, contract.access_stream)
+    for config in (*(one(settings) for one in made), contract.durable_stream(1), contract.presence_stream()):
+        yield config["name"], config
 
 
 def _wire(facts: Facts) -> Iterable[Check]:

@@ -112,8 +112,7 @@ def problems(folder: Path, manifest: Manifest) -> list[str]:
         elif digest_of(path) != part.sha256:
             found.append(f"{part.stream}: {part.file} was changed since it was written (SHA-256 differs)")
     missing = set(contract.lasting_streams(manifest.shards)) - {part.stream for part in manifest.streams}
-    missing.discard(contract.AUDIT)  # an installation may have none
-    return found + [f"{name}: not in the manifest" for name in sorted(missing)]
+    return found + [f"{name}: not in the manifest" for name in sorted(missing - contract.OPTIONAL)]
 
 
 def digest_of(path: Path) -> str:

@@ -1,3 +1,4 @@
-"""Operations are tested with the commands that operators use, too."""
+"""Operations are tested with the commands that operators use, and with a gateway that asks for tokens."""
 
 from tests.cli.conftest import command, zygotes  # noqa: F401
+from tests.gateway.identity import guard, token  # noqa: F401
