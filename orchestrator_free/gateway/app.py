@@ -45,11 +45,12 @@ from orchestrator_free.gateway.guard import Gate, Guard
 from orchestrator_free.gateway.hub import Hub
 from orchestrator_free.gateway.lens import seen
 from orchestrator_free.gateway.notices import Notices
-from orchestrator_free.gateway.openapi import DOCS_PAGE, openapi
+from orchestrator_free.gateway.openapi import DOCS_PAGE, DOCS_POLICY, openapi
 from orchestrator_free.gateway.origins import Origins
 from orchestrator_free.gateway.presence import PresenceRoutes
 from orchestrator_free.gateway.problems import HANDLERS
 from orchestrator_free.gateway.resource import Resource
+from orchestrator_free.gateway.schemes import secured
 from orchestrator_free.gateway.settings import GatewaySettings
 from orchestrator_free.gateway.state import StateRoutes
 from orchestrator_free.gateway.tools import Tools
@@ -277,8 +278,8 @@ class Gateway:
 
     async def show_openapi(self, request: Request) -> Response:
         """Return the OpenAPI document."""
-        return json_answer(openapi(NewSession, NewInput, self.resources))
+        return json_answer(secured(openapi(NewSession, NewInput, self.resources)))
 
     async def show_docs(self, request: Request) -> Response:
         """Return a page that shows it."""
-        return HTMLResponse(DOCS_PAGE)
+        return HTMLResponse(DOCS_PAGE, headers={"content-security-policy": DOCS_POLICY})

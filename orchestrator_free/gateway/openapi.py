@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -182,6 +184,8 @@ fetch("/openapi.json").then(answer => answer.json()).then(({ paths }) => {
       const schema = Object.values(about.requestBody?.content ?? {})[0]?.schema;
       const fields = Object.entries(schema?.properties ?? {});
       const needed = name => schema.required?.includes(name) ? " (required)" : "";
+      const needs = Object.values((about.security ?? [])[0] ?? {})[0] ?? [];
+      group("token", needs.map(one => [one, "capability"]));
       group("query and headers", (about.parameters ?? []).map(one => [one.name, one.description ?? one.in]));
       group("body", fields.map(([name, field]) => [name + needed(name), field.description ?? words(field)]));
       group("answers", Object.entries(about.responses).map(([code, answer]) => [code, answer.description]));
@@ -190,3 +194,16 @@ fetch("/openapi.json").then(answer => answer.json()).then(({ paths }) => {
 });
 </script></body></html>
 """
+
+
+def _hash(tag: str) -> str:
+    """Return the source expression of what stands in the page between two tags."""
+    text = DOCS_PAGE.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+#: the page has its own script and style, asks its own gateway, and stands in nobody's frame
+DOCS_POLICY: Final = (
+    f"default-src 'none'; connect-src 'self'; script-src {_hash('script')}; style-src {_hash('style')}; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)

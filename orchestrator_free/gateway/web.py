@@ -36,7 +36,7 @@ _TYPES: Final = {
 #: pages load nothing from elsewhere, run no script that is written into them, and stand in nobody's frame
 _POLICY: Final = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; object-src 'none'; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 
 

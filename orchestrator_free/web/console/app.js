@@ -1,10 +1,10 @@
 /** The console: which session is open, the header, the shortcuts, and what is drawn when. */
-import { Gateway } from "../client/index.js";
 import { Composer } from "./composer.js";
 import { Desk } from "./desk.js";
 import { announce, h, kept, place, say, show, toast } from "./dom.js";
-import { openBrief, openHelp, openMember, openNew } from "./dialogs.js";
+import { openBrief, openHelp, openMember, openNew, openToken } from "./dialogs.js";
 import { span } from "./format.js";
+import { gateway, setToken, subject } from "./identity.js";
 import { SessionList } from "./list.js";
 import { Panel } from "./panel.js";
 import { Replay } from "./replay.js";
@@ -20,7 +20,7 @@ class Page {
 
   constructor() {
     this.list = new SessionList($("sessions"), this);
-    this.member = new URLSearchParams(location.search).get("member") || kept.get("member", "user");
+    this.member = subject() ?? (new URLSearchParams(location.search).get("member") || kept.get("member", "user"));
     this.mode = kept.get("mode", "turns");
     this.#header();
     this.#tabs();
@@ -45,13 +45,38 @@ class Page {
     };
     this.layout = button("Columns", "l", () => this.toggleMode(), "Columns");
     this.timeline = button("Timeline", "t", () => this.toggleTimeline(), "Timeline");
-    this.who = h("button.tool-button", { type: "button", title: "Who you are", onclick: () => openMember(this) });
+    this.who = h("button.tool-button", { type: "button", title: "Who you are", onclick: () => (subject() ? openToken(this) : openMember(this)) });
+    this.unguarded = h("span.open-badge", { hidden: true, title: "This gateway asks nobody who they are: everybody who reaches it may do everything." }, "Open");
     this.sessionTools = h("span.session-tools", { hidden: true }, this.layout, this.timeline);
     const theme = button("Light or dark", "c", () => this.theme(), "◐");
     const help = button("Help", "?", () => openHelp(), "?");
     place($("head"), [h("div.head-words", {}, this.title, this.sub), h("span.line-state", {}, this.connection, this.lag),
-      this.sessionTools, h("span.page-tools", {}, this.who, theme, help)]);
+      this.sessionTools, h("span.page-tools", {}, this.unguarded, this.who, theme, help)]);
     this.as(this.member);
+    void this.#guarded();
+  }
+
+  /** Say it where the gateway asks nobody who they are. */
+  async #guarded() {
+    const about = await fetch("../readyz").then((answer) => answer.json()).catch(() => ({}));
+    show(this.unguarded, about.identity === "open");
+  }
+
+  /** Whether the gateway wants a token, or another one; then it is asked for. */
+  refused(error) {
+    if (error?.status !== 401) return false;
+    if (!$("dialog").open) openToken(this, error.message);
+    return true;
+  }
+
+  /** Go on with another token: as its subject. */
+  identify(text) {
+    setToken(text);
+    this.member = subject() ?? this.member;
+    kept.set("member", this.member);
+    say(this.who, this.member);
+    void this.list.load();
+    this.open(this.current, false);
   }
 
   as(member) {
@@ -83,7 +108,8 @@ class Page {
     return say(this.lag, words.join(" · "));
   }
 
-  #status(now) {
+  #status(now, error) {
+    this.refused(error);
     if (now === "offline") announce("The connection is lost. Trying again.");
     if (now === "live" && this.wasOffline) announce("Connected again.");
     this.wasOffline = now === "offline";
@@ -121,7 +147,7 @@ class Page {
       return this.#welcome();
     }
     say(this.title, session);
-    this.desk = new Desk({ session, member: this.member, draw: (what) => this.#draw(what), status: (now) => this.#status(now) });
+    this.desk = new Desk({ session, member: this.member, draw: (what) => this.#draw(what), status: (now, error) => this.#status(now, error) });
     this.#furnish(this.desk);
     const { desk } = this;
     return desk.open().catch((error) => {
@@ -213,7 +239,7 @@ class Page {
   begin() {
     openNew(async (about) => {
       try {
-        const { session } = await new Gateway().create(about);
+        const { session } = await gateway().create(about);
         location.hash = `#/s/${session}`;
         await this.list.load();
       } catch (error) {

@@ -2,6 +2,7 @@
 import { Fold, Session } from "../client/index.js";
 import { announce, perFrame, toast } from "./dom.js";
 import { short } from "./format.js";
+import { token } from "./identity.js";
 import { turnsOf } from "./transcript.js";
 
 /** so many events that came live are kept for the timeline: their runs may be compacted in the log meanwhile */
@@ -22,7 +23,7 @@ export class Desk {
    */
   constructor({ session, member, draw, status }) {
     Object.assign(this, { session, member });
-    this.client = new Session({ session, member });
+    this.client = new Session({ session, member, token });
     this.path = `/sessions/${encodeURIComponent(session)}`;
     this.base = this.client.http.url(this.path);
     this.live = new Fold(session);

@@ -33,6 +33,16 @@ export function openMember(page) {
   field.select();
 }
 
+export function openToken(page, why = "") {
+  const field = h("textarea", { rows: "5", "aria-label": "Token", required: true, autocomplete: "off", spellcheck: "false" });
+  const form = h("form.stack", { method: "dialog" }, why ? h("p", {}, why) : null,
+    h("p.dim", {}, "Make one with `orchestrator-free token`, or open this page with #token=… behind its address. It is kept until this tab is closed."),
+    h("label", {}, "Token", field), h("button.primary", { type: "submit" }, "Go on with this token"));
+  form.addEventListener("submit", () => page.identify(field.value));
+  open("This gateway asks for a token", form);
+  field.focus();
+}
+
 export function openNew(begin) {
   const title = h("input", { type: "text", maxlength: "200" });
   const agents = h("input", { type: "text", placeholder: "outliner, checker" });

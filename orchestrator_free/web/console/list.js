@@ -1,7 +1,7 @@
 /** The sessions: searched, page by page; those where a person is waited for stand first. */
-import { Gateway } from "../client/index.js";
 import { h, Keyed, say, show, toast } from "./dom.js";
 import { when } from "./format.js";
+import { gateway } from "./identity.js";
 
 const PAGE = 100;
 /** the list is looked at again after so many milliseconds */
@@ -18,7 +18,7 @@ export class SessionList {
 
   constructor(element, page) {
     this.page = page;
-    this.gateway = new Gateway();
+    this.gateway = gateway();
     this.search = h("input", { type: "search", "aria-label": "Search sessions", placeholder: "Search sessions", oninput: () => this.draw() });
     this.search.addEventListener("keydown", (event) => event.key === "Enter" && this.#first());
     this.rows = h("ul.rows");
@@ -54,7 +54,7 @@ export class SessionList {
       for (const one of sessions) this.#found.set(one.session, one);
       this.#next = next;
     } catch (error) {
-      toast(error.message);
+      if (!this.page.refused(error)) toast(error.message);
     }
     this.draw();
   }

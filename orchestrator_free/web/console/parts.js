@@ -1,6 +1,7 @@
 /** The parts of a run: text, reasoning, tool calls, sources, files, data. Each knows how to show what is new in it. */
-import { h, say, show } from "./dom.js";
+import { h, say, show, toast } from "./dom.js";
 import { json, safeUrl, short, span } from "./format.js";
+import { download, token } from "./identity.js";
 import { Growing } from "./markdown.js";
 
 /** JSON longer than this is shown in part, until somebody asks for all of it */
@@ -114,11 +115,18 @@ function file(base) {
     const url = stored ? `${base}/objects/${encodeURIComponent(stored)}` : (part.url ?? "");
     const href = url ? safeUrl(url) : null;
     node.replaceChildren(h("span.kind", {}, "File"),
-      href ? h("a", { href, download: part.name, rel: "noopener noreferrer" }, part.name) : h("span", {}, part.name),
+      href ? h("a", { href, download: part.name, rel: "noopener noreferrer", onclick: stored && token() ? fetched(href, part.name) : null }, part.name)
+        : h("span", {}, part.name),
       h("span.dim", {}, part.media_type ?? ""));
   };
   return node;
 }
+
+/** A link that a token has to be shown for. */
+const fetched = (href, name) => (event) => {
+  event.preventDefault();
+  download(href, name).catch((error) => toast(error.message));
+};
 
 function data() {
   const name = h("span.tool-name");
