@@ -167,7 +167,7 @@ class Wire(Connection):
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + deadline
-        sent = False
+        sent = nobody = False
         pause = _FIRST_PAUSE
         patience = _FIRST_ATTEMPT_SECONDS
         while (left := end - loop.time()) > 0:
@@ -185,11 +185,14 @@ class Wire(Connection):
             except Disconnected:
                 sent, pause = True, _FIRST_PAUSE
             else:
-                if not head.startswith(b"NATS/1.0 503"):
+                nobody = head.startswith(b"NATS/1.0 503")
+                if not nobody:
                     return answer, head, sent
             await asyncio.sleep(min(pause, max(0.0, end - loop.time())))
             pause = min(pause * 2, 0.5)
-        state = "" if self.connected.is_set() else f"; not connected to {self.options.address}"
+        state = "; nobody serves it (for an isolated agent the steward of a gateway does)" if nobody else ""
+        if not self.connected.is_set():
+            state = f"; not connected to {self.options.address}"
         raise BrokerTimeout(f"no answer to {subject!r} within {deadline:g} s{state}")
 
     async def api(self, name: str, body: Any = None, *, deadline: float = 10.0) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator_free import Broker, Run
+from orchestrator_free import Agent, Broker, Run, contract
+from orchestrator_free.errors import BrokerError, PermissionDenied
 from orchestrator_free.working.runwriter import INLINE_LIMIT
 from tests.inside import serving
-from tests.security.place import Place, installation, user
+from tests.security.place import ISOLATED, Place, installation, user
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -21,7 +22,7 @@ AGENTS = ("outliner", "critic")
 
 @pytest.fixture
 async def place(tmp_path: Path) -> AsyncIterator[Place]:
-    users = [user("core", "gateway"), *(user("isolated", name) for name in AGENTS)]
+    users = [user("core", "gateway"), user("isolated", "narrow", "s1"), *(user("isolated", name) for name in AGENTS)]
     async with installation(tmp_path, users) as found:
         yield found
 
@@ -93,3 +94,80 @@ async def _open_ask(session: Any) -> str:
 async def _runs(session: Any, run: str, status: str) -> bool:
     view = await session.view()
     return any(one["run"] == run and one["status"] == status for agent in view["agents"] for one in agent["runs"])
+
+
+async def test_without_a_gateway_an_agent_is_told_what_is_missing(place: Place) -> None:
+    """Nobody has made its consumers, and it may not: an error that says what to start, no endless waiting."""
+    agent = Agent("outliner")
+    agent(critic)
+    async with place.connect("gateway", settings=ISOLATED), place.connect("outliner") as broker:
+        with pytest.raises(
+            BrokerError, match=r"nobody serves it \(for an isolated agent the steward of a gateway does\)"
+        ):
+            await agent.serve(broker)
+
+
+async def test_an_agent_of_some_sessions_gets_their_inputs_only(place: Place, eventually: Callable[..., Any]) -> None:
+    """A list narrows what it may say and what it is given; the steward leaves its consumers as they were made."""
+    async with place.core() as gateway:
+        for config in (
+            contract.agent_consumer(0, "narrow", sessions=["s1"]),
+            contract.control_consumer(0, "narrow", sessions=["s1"]),
+        ):
+            body = {"stream_name": "SESSIONS_0", "config": config}
+            await gateway.log.wire.api(f"CONSUMER.CREATE.SESSIONS_0.{config['durable_name']}", body)
+        sent = {}
+        for name in ("s1", "s2"):
+            session = Broker(gateway.log, "ann").session(name)
+            await session.create()
+            sent[name] = await session.send("small", to="narrow")
+        async with serving(place.url("narrow"), "narrow", outline):
+            run = await Broker(gateway.log, "ann").session("s1").result("narrow", sent["s1"].run, timeout=30)
+            state = await gateway.log.consumer(0, "agent-narrow")
+        async with place.connect("narrow") as broker:
+            with pytest.raises(PermissionDenied, match=r"session\.0\.s2\.narrow"):
+                await broker.session("s2").send("Hello", to="ann")
+
+    assert run["status"] == "done"
+    assert state is not None and all(".s1." in filter for filter in state.filters) and state.pending == 0
+
+
+AGENT = """
+import asyncio, os
+from orchestrator_free import Agent, Run
+from orchestrator_free.coordination import lease
+
+agent = Agent("outliner", ack_wait_seconds=1.0)
+
+@agent
+async def outline(run: Run) -> None:
+    await run.text(f"attempt {run.attempt} ")
+    if run.attempt == 1:
+        await asyncio.sleep(600)
+    async with lease(run.session, "printer", 5):
+        await run.text("done")
+
+agent.main()
+"""
+
+
+async def test_a_killed_agent_is_taken_over(
+    place: Place, programs: Any, tmp_path: Path, eventually: Callable[..., Any]
+) -> None:
+    """A real process dies with SIGKILL inside of its run; the next one does it again, with a lease."""
+    script = tmp_path / "agent.py"
+    script.write_text(AGENT)
+    async with place.core() as gateway:
+        session = Broker(gateway.log, "ann").session("s1")
+        await session.create()
+        first = programs.start(script, ORCHESTRATOR_FREE_URL=place.url("outliner"))
+        sent = await session.send("go", to="outliner")
+        await eventually(lambda: _runs(session, sent.run, "running"), 30)
+        first.kill()
+        second = programs.start(script, ORCHESTRATOR_FREE_URL=place.url("outliner"))
+        run = await session.result("outliner", sent.run, timeout=40)
+        view = await session.view()
+
+    assert run["attempt"] == 2 and "".join(part["text"] for part in run["parts"]) == "attempt 2 done"
+    assert view["leases"], second.output
+    assert "permissions violation" not in first.output + second.output
