@@ -42,6 +42,8 @@ EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_NOT_FOUND: Final = 3
 EXIT_UNAVAILABLE: Final = 69
+#: a second signal ends the stopping itself, if it is one: timeout(1), shells and supervisors tell a process and its group
+_ANOTHER_SECONDS: Final = 0.5
 _ENDS: Final = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if sys.platform != "win32" else [])]
 
 out = Console()
@@ -143,10 +145,14 @@ async def _until_signal(work: Coroutine[Any, Any, int | None], *, endless: bool)
     task = asyncio.create_task(work)
     running = asyncio.get_running_loop()
     stopped: list[int] = []
+    at = 0.0
 
     def stop(number: int) -> None:
-        stopped.append(number)
-        task.cancel()
+        nonlocal at
+        if not stopped or running.time() - at > _ANOTHER_SECONDS:
+            at = running.time()
+            stopped.append(number)
+            task.cancel()
 
     for number in _ENDS:
         with suppress(NotImplementedError):

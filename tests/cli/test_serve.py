@@ -75,6 +75,7 @@ async def test_up_runs_a_broker_and_a_gateway_until_it_is_told_to_stop(
         assert command("send", "s", "hello", "--to", "ada", ORCHESTRATOR_FREE_URL=found["broker"]).code == 0
         assert f"export ORCHESTRATOR_FREE_URL={found['broker']}" in up.output
         up.send(signal.SIGTERM)
+        up.send(signal.SIGTERM)  # as timeout(1) does: to the process, and to its group
         await eventually(lambda: not up.alive)
         assert up.process.returncode == 0
         assert "Traceback" not in up.output
