@@ -42,7 +42,7 @@ EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_NOT_FOUND: Final = 3
 EXIT_UNAVAILABLE: Final = 69
-#: a second signal ends the stopping itself, if it is one: timeout(1), shells and supervisors tell a process and its group
+#: a second signal ends the stopping itself, if it is another: timeout(1) and shells tell a process and its group
 _ANOTHER_SECONDS: Final = 0.5
 _ENDS: Final = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if sys.platform != "win32" else [])]
 
