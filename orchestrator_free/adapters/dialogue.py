@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from orchestrator_free.fold import View
+from orchestrator_free.views.answers import helpers
 from orchestrator_free.working.run import Run
 
 
@@ -74,7 +75,7 @@ def told_turns(turns: Sequence[View], agent: str) -> list[Said]:
 
 def _own(parts: Sequence[View]) -> Iterator[Said]:
     """Yield what this agent answered: text, and the calls after it, as often as it went round."""
-    nested = {part["id"] for part in parts if _is_helper(part)}
+    nested = helpers(parts)
     text = ""
     calls: list[Called] = []
     for part in parts:
@@ -90,10 +91,3 @@ def _own(parts: Sequence[View]) -> Iterator[Said]:
             calls.append(Called(part["call"], part["tool"], part["input"], part["output"], error))
     if text or calls:
         yield Said("assistant", text, tuple(calls))
-
-
-def _is_helper(part: View) -> bool:
-    """Whether it tells of a sub-agent that worked for a tool call: the call's output says what came of it."""
-    about = part.get("data")
-    is_subagent = part.get("type") == "data" and part.get("name") == "subagent"
-    return is_subagent and isinstance(about, dict) and bool(about.get("call"))

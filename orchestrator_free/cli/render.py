@@ -119,11 +119,12 @@ def _tail(text: Text, lines: int, width: int) -> Text:
 
 def _append_run(body: Text, run: dict[str, Any]) -> None:
     _new_line(body)
-    last = ""
+    last: tuple[Any, Any] = ("", None)
     for part in run["parts"]:
-        kind = part.get("type")
-        if kind != last or kind not in ("text", "reasoning"):
+        kind = (part.get("type"), part.get("by"))
+        if kind != last or kind[0] not in ("text", "reasoning"):
             _new_line(body)
+            body.append("  " if part.get("by") else "")
         last = kind
         words, style = _words(part)
         body.append(clean(words), style=style)
@@ -154,6 +155,9 @@ def _words(part: dict[str, Any]) -> tuple[str, str]:
         case "file":
             return f"▤ {part.get('name')} ({part.get('size')} bytes)", "blue"
         case "data":
+            about = part.get("data")
+            if part.get("name") == "subagent" and isinstance(about, dict):
+                return f"◆ sub-agent {about.get('name')}", "dim"
             return f"◆ {part.get('name')}", "dim"
         case "error":
             return f"! {part.get('message')}", "red"

@@ -18,6 +18,7 @@ from orchestrator_free.broker import connect
 from orchestrator_free.errors import OrchestratorFreeError
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.session import Session
+from orchestrator_free.views.answers import answer_text
 
 AGENTS: Final = ("concierge", "orders")
 CUSTOMER: Final = "casey"
@@ -103,7 +104,7 @@ class Play:
 
 
 def _text(run: View) -> str:
-    return "".join(part["text"] for part in run["parts"] if part["type"] == "text").strip()
+    return answer_text(run["parts"]).strip()
 
 
 def _notes(fold: Fold) -> int:

@@ -6,12 +6,13 @@ import random
 from collections.abc import Iterable
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final
+from typing import Final
 
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.events import Body, Event
 from orchestrator_free.fold import View
 from orchestrator_free.subjects import Position
+from orchestrator_free.views.answers import answer_text
 
 #: what can be told -> the kind of entity it comes from
 EVENTS: Final[dict[str, str]] = {
@@ -126,15 +127,10 @@ _OWN: Final = {
 
 def data_of_run(run: View) -> Body:
     """Return what is told of a run that has ended, from the run as a view shows it."""
-    text = "".join(part["text"] for part in run["parts"] if part.get("type") == "text" and _is_text(part))
     return {
         "agent": run["agent"], "run": run["run"], "status": run["status"], "error": run["error"],
-        "text": excerpt(text), "usage": run["usage"],
+        "text": excerpt(answer_text(run["parts"])), "usage": run["usage"],
     }  # fmt: skip
-
-
-def _is_text(part: Any) -> bool:
-    return isinstance(part.get("text"), str)
 
 
 def data_of_input(found: Event | None) -> Body:

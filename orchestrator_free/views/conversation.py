@@ -4,7 +4,8 @@
       "answers": [{"agent": "critic", "run": "…", "status": "done", "text": "…", "parts": […]}],
       "notes": [{"from": "bob", "to": "all", "text": "…", "data": null, "time": "…", "whisper": false}]}]
 
-`status` of an answer is that of its run; `text` is its text parts joined, for an answer in progress what there is.
+`status` of an answer is that of its run; `text` is its text parts joined, for an answer in progress what there is, without
+those of sub-agents that worked for a tool call.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from orchestrator_free.errors import InvalidInput
 from orchestrator_free.fold import View
 from orchestrator_free.fold.branches import Branches, in_tree, key_of
 from orchestrator_free.subjects import run_id
+from orchestrator_free.views.answers import answer_text
 
 
 def conversation(
@@ -95,5 +97,5 @@ def _take_entry(turns: dict[str, View], entry: View, *, whispers: bool) -> None:
 
 
 def _answer(run: View) -> dict[str, Any]:
-    text = "".join(part["text"] for part in run["parts"] if part.get("type") == "text")
-    return {name: run[name] for name in ("agent", "run", "status")} | {"text": text, "parts": run["parts"]}
+    said = {"text": answer_text(run["parts"]), "parts": run["parts"]}
+    return {name: run[name] for name in ("agent", "run", "status")} | said

@@ -121,7 +121,7 @@ async def test_history_keeps_tool_calls(working: Any) -> None:
 
 
 async def test_an_agent_inside_a_tool_is_a_sub_agent(working: Any) -> None:
-    """Its parts name it, it names the call it works for, and its text is not the answer's."""
+    """Its parts name it, it names the call it works for, and its text is not the answer's, nor the conversation's."""
 
     async def thinker(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[Any]:
         yield "deep thought"
@@ -141,6 +141,8 @@ async def test_an_agent_inside_a_tool_is_a_sub_agent(working: Any) -> None:
 
     async with working(handle) as work:
         run = await work.ask()
+        turns = await work.session.branches.conversation()
+        conversation = [answer["text"] for turn in turns for answer in turn["answers"]]
 
     (helper,) = parts(run, "data")
     assert (helper["name"], helper["data"]) == (
@@ -151,6 +153,7 @@ async def test_an_agent_inside_a_tool_is_a_sub_agent(working: Any) -> None:
         ("deep thought", helper["id"]), ("It says: DEEP THOUGHT", None)
     ]  # fmt: skip
     assert results[0].text == "It says: DEEP THOUGHT"
+    assert conversation == ["It says: DEEP THOUGHT"]
 
 
 async def endless(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[Any]:
