@@ -4,8 +4,8 @@
       "answers": [{"agent": "critic", "run": "…", "status": "done", "text": "…", "parts": […]}],
       "notes": [{"from": "bob", "to": "all", "text": "…", "data": null, "time": "…", "whisper": false}]}]
 
-`status` of an answer is that of its run; `text` is its text parts joined, for an answer in progress what there is, without
-those of sub-agents that worked for a tool call.
+`status` of an answer is that of its run; `text` is its text parts joined, for an answer in progress what there is;
+those of sub-agents that worked for a tool call are left out.
 """
 
 from __future__ import annotations
