@@ -51,7 +51,7 @@ def _filled(word: str) -> str:
 
 
 def _units(path: Path) -> Iterator[list[str]]:
-    for line in path.read_text().splitlines():
+    for line in path.read_text().replace("\\\n", " ").splitlines():
         if line.startswith("ExecStart=") and PROGRAM in line:
             words = shlex.split(line.removeprefix("ExecStart="))
             if words[0].endswith(f"/{PROGRAM}"):

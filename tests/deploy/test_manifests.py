@@ -60,6 +60,19 @@ def parse(program: Any, words: list[str]) -> None:
         _, program, words = program.resolve_command(context, rest)
 
 
+def test_no_gateway_is_open_by_accident() -> None:
+    """Each that is reached by others asks for tokens; the one of Compose says that it does not, and is on loopback."""
+    gateways = [command for command in commands() if command.words[:1] == ("up",)]
+    options = {str(command): " ".join(command.words).replace("=", " ") for command in gateways}
+    reached = {name: words for name, words in options.items() if "--host 0.0.0.0" in words}
+
+    assert len(reached) >= 3
+    for name, words in reached.items():
+        asks, says_open = re.search(r"--auth-(keys|jwks) ", words), "--open" in words
+        assert bool(asks) is not says_open, name
+        assert not says_open or name.startswith("compose/compose.yaml"), name
+
+
 def test_the_command_lines_are_found() -> None:
     """In each kind of file; were none found, the test above would say nothing."""
     found = {(Path(command.file).suffix, command.words[0]) for command in commands()}
