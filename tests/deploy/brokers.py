@@ -36,6 +36,7 @@ class Broker:
     ) -> None:
         self.port = port
         self.healthz = f"http://127.0.0.1:{monitor}/healthz"
+        self.folder = folder
         self.log = folder / "nats-server.log"
         self._config = folder / Path(file).name
         self._environment = {**os.environ, **SECRETS, **environment}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,9 @@ import pytest
 
 from orchestrator_free import connect
 from orchestrator_free.contract import StreamSettings
+from orchestrator_free.errors import PermissionDenied
 from tests.chaos.cluster import ELECTION_SECONDS, free_ports
+from tests.chaos.test_cluster import GATEWAY, serving
 from tests.deploy.brokers import SECRETS, Broker
 
 if TYPE_CHECKING:
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 
+CLI = (sys.executable, "-m", "orchestrator_free")
 Eventually = Callable[..., Awaitable[Any]] if TYPE_CHECKING else Any
 
 
@@ -36,17 +41,22 @@ def started() -> Iterator[Callable[[list[Broker]], list[Broker]]]:
         yield start
 
 
-async def test_three_nodes_of_plain_files_keep_a_copy_in_every_zone(
-    tmp_path: Path, started: Callable[[list[Broker]], list[Broker]], fresh: Callable[[str], str], eventually: Eventually
-) -> None:
-    """Three copies with every event on disk; a node may be killed, and what was acknowledged is there."""
+def three_nodes(folder: Path) -> list[Broker]:
+    """Return the nodes of deploy/cluster, for this machine."""
     routes = free_ports(3)
     names = {f"nats-{n}:6222": f"127.0.0.1:{route}" for n, route in enumerate(routes, 1)}
     nodes = []
     for number, route in enumerate(routes, 1):
         changes = names | {"0.0.0.0:6222": f"127.0.0.1:{route}"}
-        nodes.append(Broker(f"cluster/nats-{number}.conf", tmp_path / f"n{number}", changes, *free_ports(2)))
-    started(nodes)
+        nodes.append(Broker(f"cluster/nats-{number}.conf", folder / f"n{number}", changes, *free_ports(2)))
+    return nodes
+
+
+async def test_three_nodes_of_plain_files_keep_a_copy_in_every_zone(
+    tmp_path: Path, started: Callable[[list[Broker]], list[Broker]], fresh: Callable[[str], str], eventually: Eventually
+) -> None:
+    """Three copies with every event on disk; a node may be killed, and what was acknowledged is there."""
+    nodes = started(three_nodes(tmp_path))
     async with asyncio.timeout(120):
         await asyncio.gather(*(node.serving() for node in nodes))
         url = ",".join(node.url() for node in nodes)
@@ -67,6 +77,53 @@ async def test_three_nodes_of_plain_files_keep_a_copy_in_every_zone(
         members = {info["cluster"]["leader"], *(one["name"] for one in info["cluster"]["replicas"])}
         assert members == {"nats-1", "nats-2", "nats-3"}
     assert stored[-2:] == [sent.position.sequence, again.position.sequence]
+
+
+def with_users(folder: Path) -> tuple[Path, Path]:
+    """Make users as an operator does; return the file for the brokers and the folder of the keys."""
+    for words in (("init", str(folder), "--shards", "2"), ("agent", "echo", "--dir", str(folder))):
+        done = subprocess.run([*CLI, "broker", *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    return folder / "users.conf", folder / "keys" / "main"
+
+
+async def test_three_nodes_know_who_is_who(
+    tmp_path: Path,
+    started: Callable[[list[Broker]], list[Broker]],
+    fresh: Callable[[str], str],
+    programs: Any,
+    eventually: Eventually,
+) -> None:
+    """`broker init` and its users.conf beside common.conf: a key opens, no key does not; an isolated agent works on R3."""
+    users, keys = with_users(tmp_path / "users")
+    nodes = three_nodes(tmp_path)
+    for node in nodes:
+        common = node.folder / "common.conf"
+        common.write_text(common.read_text().replace('# include "users.conf"', 'include "users.conf"'))
+        (node.folder / "users.conf").write_text(users.read_text())
+    started(nodes)
+    async with asyncio.timeout(120):
+        await asyncio.gather(*(node.serving() for node in nodes))
+        url = ",".join(node.url() for node in nodes)
+        port, script = free_ports(1)[0], tmp_path / "gateway.py"
+        script.write_text(GATEWAY)
+        command = ("up", "--broker", url, "--port", str(port), "--replicas", "3", "--shards", "2")
+        programs.start(script, *command, ORCHESTRATOR_FREE_NKEY=str(keys / "gateway.nk"))
+        await eventually(lambda: serving([f"http://127.0.0.1:{port}"]), 60)
+        async with connect(url, member="operator", nkey_seed=keys / "operator.nk") as gateway:
+            agent = programs.start(
+                agent_in(tmp_path), ORCHESTRATOR_FREE_URL=url, ORCHESTRATOR_FREE_NKEY=str(keys / "echo.nk")
+            )
+            session = gateway.as_member("ann").session(fresh("s"))
+            await session.create(agents=["echo"])
+            sent = await session.send("hi", to="echo")
+            finished = await session.result("echo", sent.run, timeout=60)
+            assert agent.alive, agent.output
+        with pytest.raises(PermissionDenied):
+            async with connect(url, member="eve"):
+                pass
+
+    assert finished["parts"][0]["text"] == "hi from the west"
 
 
 async def test_two_clusters_are_one_system(
