@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from orchestrator_free.cli import audit, backup, doctor, letters, pausing
+from orchestrator_free.cli import audit, backup, doctor, erasing, letters, pausing
 
 _PANEL = "Operations"
 
@@ -17,5 +17,7 @@ def register(app: typer.Typer) -> None:
     app.command("resume-agent", rich_help_panel=_PANEL)(pausing.resume_agent)
     app.command("drain", rich_help_panel=_PANEL)(pausing.drain)
     app.command("audit", rich_help_panel=_PANEL)(audit.audit)
+    app.command("retain", rich_help_panel=_PANEL)(erasing.retain)
+    app.command("erase", rich_help_panel=_PANEL)(erasing.erase)
     app.command("backup", rich_help_panel=_PANEL)(backup.backup)
     app.command("restore", rich_help_panel=_PANEL)(backup.restore_)

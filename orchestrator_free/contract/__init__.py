@@ -53,6 +53,7 @@ from orchestrator_free.contract.streams import (
     stream_config,
     stream_name,
     timer_stream,
+    tombstone,
 )
 
 __all__ = (
@@ -107,4 +108,5 @@ __all__ = (
     "stream_config",
     "stream_name",
     "timer_stream",
+    "tombstone",
 )

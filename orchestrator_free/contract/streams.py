@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -190,6 +191,11 @@ def access_stream(settings: StreamSettings) -> dict[str, Any]:
         "allow_rollup_hdrs": False,
         "deny_delete": True,
     }
+
+
+def tombstone(kind: str, name: str) -> str:
+    """Return the subject that says that a session or a member was erased, without its name."""
+    return f"{TOMBSTONE_ROOT}.{kind}.{hashlib.sha256(f'{kind}/{name}'.encode()).hexdigest()}"
 
 
 def differences(wanted: dict[str, Any], found: dict[str, Any], fields: tuple[str, ...]) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import re
 import secrets
 from collections.abc import AsyncIterator
@@ -223,11 +222,3 @@ def time_of(text: str) -> datetime:
     except ValueError as error:
         raise InvalidInput(f"{text[:60]!r} is no time: pass 30m, 2h, 7d, or 2026-11-28T12:00:00Z") from error
     return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-# -- tombstones -------------------------------------------------------------------------------------------------
-
-
-def tombstone(kind: str, name: str) -> str:
-    """Return the subject that says that something was erased, without its name."""
-    return f"{contract.TOMBSTONE_ROOT}.{kind}.{hashlib.sha256(f'{kind}/{name}'.encode()).hexdigest()}"

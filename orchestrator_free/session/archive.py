@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import orjson
 
 from orchestrator_free.entries import Entry
-from orchestrator_free.errors import BrokerError, Conflict, SessionExists, SessionNotFound, TooLarge
+from orchestrator_free.errors import BrokerError, Conflict, InvalidInput, SessionExists, SessionNotFound, TooLarge
 from orchestrator_free.events import Event, encode
 from orchestrator_free.jetstream.bulk import BulkPublisher
+from orchestrator_free.jetstream.tombstones import is_buried
 from orchestrator_free.jetstream.wire import PUBLISH_DEADLINE_SECONDS
 from orchestrator_free.reader import Reader
 from orchestrator_free.session.archive_lines import Checker, Item, Writer, longest, objects_of, read, read_event
@@ -158,6 +159,7 @@ async def import_session(
                     session = broker.session(session_id or checker.session)
                     if await session.exists():
                         raise SessionExists(session.id)
+                    await _refuse_erased(broker, "session", session.id)
                 case "event":
                     events.write(line)
                 case "object":
@@ -189,6 +191,11 @@ async def _split(source: AsyncIterable[bytes] | Iterable[bytes], limit: int) -> 
             raise TooLarge(f"line {number} has more than the {limit} bytes that this broker's messages allow")
     if rest:
         yield rest
+
+
+async def _refuse_erased(broker: Broker, kind: str, name: str) -> None:
+    if await is_buried(broker.log.wire, kind, name):
+        raise InvalidInput(f"{kind} {name!r} was erased here, on request; what the file has of it is not brought back")
 
 
 class _Import:
@@ -253,6 +260,7 @@ class _Import:
         if where.kind == "run":
             self._started.setdefault(where, number)
         if where.member not in self._members:
+            await _refuse_erased(self._broker, "member", where.member)
             self._members.add(where.member)
             await self._bulk.drain()  # a member that this connection must not write for is found out at its first event
 
