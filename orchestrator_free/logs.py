@@ -17,9 +17,9 @@ _SECRET: Final = re.compile(
 )
 #: what is a secret wherever it stands: tokens, tickets, seeds of nkeys, what a URL or a header carries
 _PATTERNS: Final = re.compile(
-    r"eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*)*"
-    r"|tkt_[A-Za-z0-9_-]+"
-    r"|\bS[UAOCNXP][A-Z2-7]{40,}"
+    r"(?i:eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*)*)"  # in any case: headers are told in lower case
+    r"|(?i:tkt_[A-Za-z0-9_-]+)"
+    r"|(?i:\bS[UAOCNXP][A-Z2-7]{40,})"
     r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
     r"|(?<=earer )[^\s\"',;]+"
     r"|(?<=asic )[A-Za-z0-9+/=]{8,}"

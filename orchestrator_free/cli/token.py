@@ -1,4 +1,4 @@
-"""The commands of identity: `token` makes one, `token keys` makes and rotates the keys that sign them."""
+"""The commands of identity: `token` makes one, `token keys` the keys that sign them, `token revoke` ends some."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Annotated, Final, Literal
 
 import typer
 
-from orchestrator_free.cli.options import AsJson, err, out, run, write_json
+from orchestrator_free.cli.options import AsJson, err, out, reach, run, write_json
 from orchestrator_free.errors import InvalidInput
+from orchestrator_free.gateway.revocations import revoke_member, revoke_token
 from orchestrator_free.identity.keys import public_path, read_key_file, rotate_keys, write_new_keys
 from orchestrator_free.identity.principal import CAPABILITIES, DEFAULT_CAPABILITIES
-from orchestrator_free.identity.tokens import AUDIENCE, ISSUER, TTL_SECONDS, mint
+from orchestrator_free.identity.tokens import AUDIENCE, ISSUER, TTL_SECONDS, id_of, mint
+from orchestrator_free.jetstream import AccessBucket
+from orchestrator_free.subjects import check_name
 
 KEYS: Final = Path(".orchestrator-free/keys.json")
 
@@ -97,5 +100,33 @@ def make_keys(
             f"a gateway checks them with:  orchestrator-free up --auth-keys {checked}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
+
+    run(work())
+
+
+@token_app.command()
+def revoke(
+    member: Annotated[str | None, typer.Option(help="Every token made for this member up to now.")] = None,
+    token: Annotated[str | None, typer.Option(help="This token; - reads it from standard input.")] = None,
+    id: Annotated[str | None, typer.Option(help="The token of this id (jti).")] = None,
+) -> None:
+    """Let tokens count no more, at every gateway; open feeds end within seconds."""
+
+    async def work() -> None:
+        if sum(given is not None for given in (member, token, id)) != 1:
+            raise InvalidInput("what is revoked? Pass one of --member, --token and --id")
+        async with reach.connect("token") as broker:
+            bucket = AccessBucket(broker.log)
+            await bucket.open()
+            if member is not None:
+                await revoke_member(bucket, check_name("--member", member))
+            elif id is not None:
+                await revoke_token(bucket, id)
+            else:
+                shown = str(token)
+                text = typer.get_text_stream("stdin").read().strip() if shown == "-" else shown
+                known, seconds = id_of(text)
+                await revoke_token(bucket, known, seconds=seconds)
+        err.print(f"revoked {f'every token of {member} up to now' if member else 'the token'}", highlight=False)
 
     run(work())

@@ -53,7 +53,7 @@ _AWAY: Final = (
 
 def problem(status: int, title: str, detail: str, *, type_: str = "about:blank") -> Response:
     """Return a problem document."""
-    body = {"type": type_, "title": title, "status": status, "detail": scrub(detail)}
+    body = {"type": type_, "title": scrub(title), "status": status, "detail": scrub(detail)}
     headers = {"retry-after": "1"} if status in (503, 504) else None
     return JSONResponse(body, status_code=status, headers=headers, media_type="application/problem+json")
 

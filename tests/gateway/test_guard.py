@@ -290,3 +290,52 @@ async def test_metrics_are_read_as_configured(
         assert "orchestrator_free_gateway_identity_open 0.0" in text
         assert (await gateway.http.get("/metrics", headers=bearer(token()) | behind)).status_code in (forwarded, 403)
         assert (await gateway.http.get("/readyz")).json()["identity"] == "tokens"
+
+
+async def test_the_api_document_says_what_each_route_asks_for(guarded: Any) -> None:
+    """Operation by operation, from the same table; what is in the document is served."""
+    document = (await guarded.http.get("/openapi.json")).json()
+    schemes = document["components"]["securitySchemes"]
+    assert (schemes["token"]["scheme"], schemes["ticket"]["in"]) == ("bearer", "query")
+    routes = {route.replace("{path:path}", "{path}"): route for route, _ in all_routes(guarded)}
+    operations = [
+        (path, method, about)
+        for path, methods in document["paths"].items()
+        for method, about in methods.items()
+        if method != "parameters"
+    ]
+    for path, method, about in operations:
+        permit = permit_of(routes[path], method.upper())
+        assert permit is not None, (path, method)
+        asked = [] if permit.public else [{"token": list(permit.needs)}]
+        assert about["security"][:1] == asked, (path, method)
+        assert ({"ticket": list(permit.needs)} in about["security"]) is permit.ticket
+        assert ("401" in about["responses"]) is not permit.public
+    assert len(operations) > 45
+
+
+async def test_streams_are_those_that_a_token_names(guarded: Any, token: Mint, fresh: Callable[[str], str]) -> None:
+    """By path, or as its sessions; a fork of somebody else's stream is a read of it."""
+    mine, other = fresh("mine"), fresh("other")
+    http, json_type = guarded.http, {"content-type": "application/json"}
+    ann, bob = bearer(token("ann", mine)) | json_type, bearer(token("bob", other)) | json_type
+    named = bearer(token("ann", "none", streams=[f"docs/{mine}/*"])) | json_type
+    for path, headers, status in (
+        (mine, ann, 201), (f"sessions/{mine}", ann, 201), (other, bob, 201), (other, ann, 403), (f"docs/{mine}/1", named, 201),
+        (f"docs/{other}/1", named, 403), (mine, named, 403), (f"x/{mine}", ann, 403), (f"../{mine}", ann, 403),
+    ):  # fmt: skip
+        answer = await http.put(f"/v1/stream/{path}".replace("../", "%2e%2e/"), headers=headers)
+        assert answer.status_code == status, (path, answer.text)
+    assert (await http.post(f"/v1/stream/{other}", json=["secret"], headers=bob)).status_code < 300
+    forked = await http.put(
+        f"/v1/stream/sessions/{mine}/../{mine}-2".replace("/..", ""),
+        headers=bearer(token("ann", f"{mine}*")) | json_type | {"stream-forked-from": f"/v1/stream/{other}"},
+    )
+    assert forked.status_code == 403
+    for method in ("GET", "HEAD", "POST", "DELETE"):
+        assert (await http.request(method, f"/v1/stream/{other}", headers=ann)).status_code == 403
+    assert (await http.get(f"/v1/stream/{other}", headers=bob)).json() == ["secret"]
+    reader = bearer(token("bob", other, cap=["read"]))
+    assert (await http.get(f"/v1/stream/{other}", headers=reader)).status_code == 200
+    for method in ("PUT", "POST", "DELETE"):
+        assert (await http.request(method, f"/v1/stream/{other}", headers=reader | json_type)).status_code == 403
