@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from orchestrator_free import loop
+from orchestrator_free import loop, tracing
 from orchestrator_free.broker import DEFAULT_URL, Broker, access, connect, stream_settings
 from orchestrator_free.errors import BrokerUnreachable, ConfigMismatch, InvalidInput
 from orchestrator_free.subjects import ALL, check_name
@@ -63,6 +63,7 @@ class Agent:
         from orchestrator_free.logs import configure
 
         configure()
+        tracing.configure(self.name)
         url = os.environ.get("ORCHESTRATOR_FREE_URL", DEFAULT_URL)
         try:
             loop.run(self._main(url))

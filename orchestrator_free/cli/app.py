@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import orjson
 import typer
 
+from orchestrator_free import tracing
 from orchestrator_free.broker import DEFAULT_URL, Access
 from orchestrator_free.cli import (
     asks,
@@ -96,6 +98,7 @@ def _reach(
     certificate: Certificate = None,
     key: Key = None,
     log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="What is logged.")] = "info",
+    otel: Annotated[str | None, typer.Option(help="Send traces there, OTLP over HTTP: http://127.0.0.1:4318.")] = None,
 ) -> None:
     reach.url = url
     reach.access = Access(
@@ -108,6 +111,17 @@ def _reach(
         key=key,
     )
     configure(level=log_level)
+    _trace(otel)
+
+
+def _trace(endpoint: str | None) -> None:
+    """Turn traces on if an endpoint is given or in the environment; what is launched from here sends there, too."""
+    try:
+        tracing.configure("orchestrator-free", endpoint)
+    except InvalidInput as error:
+        raise typer.BadParameter(str(error)) from error
+    if endpoint is not None:
+        os.environ[tracing.ENDPOINTS[0]] = endpoint
 
 
 @app.command()

@@ -54,6 +54,7 @@ from orchestrator_free.gateway.schemes import secured
 from orchestrator_free.gateway.settings import GatewaySettings
 from orchestrator_free.gateway.state import StateRoutes
 from orchestrator_free.gateway.tools import Tools
+from orchestrator_free.gateway.traced import Traced
 from orchestrator_free.gateway.trail import Leavings, Trail
 from orchestrator_free.gateway.web import Web
 from orchestrator_free.gateway.websocket import follow_socket
@@ -115,6 +116,7 @@ class Gateway:
             *self._trail(settings),
             Middleware(Origins, allowed=settings.allow_origins, hosts=settings.hosts),
             Middleware(Guard, gate=self.gate, routes=routes),
+            Middleware(Traced),  # behind the guard: who is refused makes no spans
         ]
         self.app = Starlette(routes=routes, exception_handlers=HANDLERS, lifespan=self._lifespan, middleware=middleware)
 

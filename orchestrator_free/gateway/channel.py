@@ -164,7 +164,7 @@ class Channel:
             asyncio.get_running_loop().call_soon(self.flush)
         for entry in entries:
             self.fold.apply(entry.event)
-            self._firsts.note(entry.event)
+            self._firsts.note(entry)
             frame = Frame(self.reader.epoch, entry)
             self.tail.add(frame, rollup=entry.message.rollup)
             self._fresh.append(frame)

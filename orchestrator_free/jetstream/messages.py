@@ -23,6 +23,7 @@ _REPUBLISHED: Final = re.compile(
     rb"\r\nNats-Subject: ([^\r]+)\r\nNats-Sequence: (\d+)\r\nNats-Time-Stamp: ([^\r]+)"
     rb"\r\nNats-Last-Sequence: (\d+)\r\n\r\n\Z"
 )
+_TRACE: Final = re.compile(rb"\r\ntraceparent: (00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})\r\n")
 _REPLACES: Final = tuple(f"\r\n{name}: sub\r\n".encode() for name in (ROLLUP, MARK))
 
 
@@ -45,6 +46,12 @@ class Message:
     previous: int = -1
     copied: bool = False
     header: bytes = b""
+
+    @property
+    def trace(self) -> str:
+        """The context of a trace that came with it, empty for none; anybody may write one."""
+        found = _TRACE.search(self.header)
+        return found[1].decode() if found else ""
 
 
 def field_of(header: bytes, name: bytes) -> str:

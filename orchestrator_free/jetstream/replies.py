@@ -31,6 +31,7 @@ def publish_header(
     message_id: str = "",
     schedule: tuple[str, str] | None = None,
     ttl: str = "",
+    trace: str = "",
 ) -> bytes:
     """Return the header that says under which conditions a message is stored; empty for none.
 
@@ -51,6 +52,8 @@ def publish_header(
         lines += f"Nats-Msg-Id: {message_id}\r\n"
     if ttl:
         lines += f"Nats-TTL: {ttl}\r\n"
+    if trace:
+        lines += f"traceparent: {trace}\r\n"
     return f"NATS/1.0\r\n{lines}\r\n".encode() if lines else b""
 
 

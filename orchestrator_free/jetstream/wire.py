@@ -225,6 +225,7 @@ class Wire(Connection):
         message_id: str = "",
         schedule: tuple[str, str] | None = None,
         ttl: str = "",
+        trace: str = "",
         deadline: float = PUBLISH_DEADLINE_SECONDS,
     ) -> int:
         """Publish and wait until it is stored; return its sequence.
@@ -240,6 +241,7 @@ class Wire(Connection):
             schedule: (time as RFC 3339, subject): the broker says the payload there and then. One schedule stands on a
                 subject; the next message on it takes its place.
             ttl: the broker drops it after this time, e.g. `60s`.
+            trace: the context of a trace, as W3C writes it.
             deadline: seconds, retries and reconnects included.
 
         Raises:
@@ -247,7 +249,9 @@ class Wire(Connection):
             TooLarge, StorageFull, PermissionDenied, BrokerTimeout: as they say; nothing is retried by the caller.
         """
         says = self.rollup_field(subject) if rollup else ""
-        header = publish_header(expect, expect_filter, rollup=says, message_id=message_id, schedule=schedule, ttl=ttl)
+        header = publish_header(
+            expect, expect_filter, rollup=says, message_id=message_id, schedule=schedule, ttl=ttl, trace=trace
+        )
         if len(header) + len(payload) > self.max_payload:
             raise TooLarge(f"{len(payload)} bytes are more than the broker takes in one message ({self.max_payload})")
         loop = asyncio.get_running_loop()

@@ -47,7 +47,8 @@ class Delivery:
         base = 2 if len(tokens) == 9 else 4
         delivered, sequence, _, stamp, pending = tokens[base + 2 : base + 7]
         copied = is_copy(subject, header, 0)
-        self.message = Message(subject, int(sequence), _rfc3339(int(stamp)), payload, replaces(header), copied=copied)
+        time, rollup = _rfc3339(int(stamp)), replaces(header)
+        self.message = Message(subject, int(sequence), time, payload, rollup, copied=copied, header=header)
         self.attempt = int(delivered)
         self.pending = int(pending)
         self._reply = reply

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator_free import contract
+from orchestrator_free import contract, tracing
 from orchestrator_free.entries import Entry, to_event
 from orchestrator_free.errors import Conflict, InvalidEvent, PositionLost, SessionExists, SessionNotFound, StorageFull
 from orchestrator_free.events import Body, Event, decode, encode
@@ -155,7 +155,8 @@ class Session:
         }
         body |= {name: True for name, value in (("whisper", whisper), ("note", note)) if value} | (place or {})
         validate("in", body)
-        results = await asyncio.gather(*(self.append_once("in", target, chosen, body) for target in targets))
+        with tracing.sending(self.id, self.member, targets):
+            results = await asyncio.gather(*(self.append_once("in", target, chosen, body) for target in targets))
         sequence = max(sequence for sequence, _ in results)
         run = run_id(self._broker.member, chosen)
         return Sent(chosen, run, self.position(sequence), all(repeated for _, repeated in results))
@@ -217,9 +218,8 @@ class Session:
         everyone = str(replace(where, member="*")) if shared else ""
         # Two processes of one member may write the same over the same: the id tells a lost answer from a lost race.
         message_id = secrets.token_hex(16) if expect is None or shared else ""
-        return await self._log.wire.publish(
-            str(where), encode(body), expect=expect, expect_filter=everyone, message_id=message_id
-        )
+        more: Any = {"message_id": message_id, "trace": tracing.traceparent(kind)}
+        return await self._log.wire.publish(str(where), encode(body), expect=expect, expect_filter=everyone, **more)
 
     async def append_later(self, kind: str, body: Body, seconds: float, *, target: str = "", id: str = "") -> None:
         """Let the broker append an event of this member in so many seconds, whoever is alive then.

@@ -12,12 +12,13 @@ from typing import Any
 
 import structlog
 
-from orchestrator_free import contract
+from orchestrator_free import contract, tracing
 from orchestrator_free.broker import Broker
 from orchestrator_free.entries import to_event
 from orchestrator_free.errors import BrokerError, Conflict, OrchestratorFreeError, RunFenced
 from orchestrator_free.events import Body, Event
 from orchestrator_free.fold import RunFold
+from orchestrator_free.jetstream import Message
 from orchestrator_free.session import Session
 from orchestrator_free.subjects import Address, address, run_id
 from orchestrator_free.vocabulary.messages import Overlap
@@ -74,7 +75,16 @@ class Attempts:
         self.obedience = obedience
 
     async def attempt(
-        self, where: Address, body: Body, active: ActiveRun, ruling: Ruling = GO, *, problem: str = "", fresh: bool
+        self, source: Message, where: Address, body: Body, active: ActiveRun, ruling: Ruling = GO, **how: Any
+    ) -> bool:
+        """Do one attempt, in the trace of its input, the stored message `source`; see `_attempt`."""
+        if tracing.tracer is None:
+            return await self._attempt(where, body, active, ruling, **how)
+        with tracing.tracer.attempt(source.trace, where.session, self._name, run_id(where.member, where.id)):
+            return await self._attempt(where, body, active, ruling, **how)
+
+    async def _attempt(
+        self, where: Address, body: Body, active: ActiveRun, ruling: Ruling, *, problem: str = "", fresh: bool
     ) -> bool:
         """Do one attempt; return whether the input is dealt with.
 
@@ -96,6 +106,8 @@ class Attempts:
         begun_at = perf_counter()
         writer, spent = begun
         self.stats.attempts += 1
+        if tracing.tracer is not None:
+            tracing.tracer.begun(writer.fold.attempt)
         session = self._broker.session(where.session)
         compact = (await session.meta())["compaction"] != "off"
         stop = await self.obedience.standing(session, writer.fold.run, active.since)
@@ -117,6 +129,8 @@ class Attempts:
         ended = await self._end(writer, status, error, session, active, into=ruling.into, compact=compact)
         if ended:
             self.stats.finished(status, perf_counter() - begun_at)
+            if tracing.tracer is not None:
+                tracing.tracer.ended(status)
         return ended
 
     async def _end(
@@ -194,6 +208,8 @@ class Attempts:
             event = to_event(message)
             if event is not None and (not before or event.sequence < before):
                 fold.apply(event.body, event.sequence, event.time)
+                if tracing.tracer is not None and not before and event.type == "run.started":
+                    tracing.tracer.earlier(message.trace)
         return fold, last
 
     async def _handle(self, run: Run, writer: RunWriter, active: ActiveRun) -> tuple[str, str | None]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from orchestrator_free import tracing
 from orchestrator_free.errors import InvalidEvent, OrchestratorFreeError, TooLarge
 from orchestrator_free.events import Body, Event, decode, encode, nests
 from orchestrator_free.fold import View
@@ -128,6 +129,8 @@ class Run:
             what = f"{event['type']} has {len(payload)} bytes, the limit is {self._writer.limit}"
             raise TooLarge(f"{what}: write it with run.file()")
         await self._writer.write(event)
+        if tracing.tracer is not None:
+            tracing.tracer.said(event)
 
     async def _write_text(self, event: Body) -> None:
         """Write a delta, in pieces if it is long."""

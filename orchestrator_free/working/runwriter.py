@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import orjson
 
+from orchestrator_free import tracing
 from orchestrator_free.errors import Conflict, OrchestratorFreeError, RunFenced, RunFinished
 from orchestrator_free.events import Body, encode
 from orchestrator_free.fold import RunFold
@@ -113,7 +114,8 @@ class RunWriter:
             body["parent"] = parent
         if whisper:
             body["whisper"] = True
-        self._last = await self._wire.publish(self._subject, encode(body), expect=self._last)
+        trace = tracing.traceparent("run.started")
+        self._last = await self._wire.publish(self._subject, encode(body), expect=self._last, trace=trace)
         self.fold.apply(body, self._last, now())
 
     async def write(self, body: Body) -> None:

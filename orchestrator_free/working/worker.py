@@ -256,7 +256,8 @@ class Worker:
             return False
         hold.begun = True
         fresh = hold.delivery.attempt == 1 if ruling.fresh is None else ruling.fresh
-        return await self.attempts.attempt(event.address, event.body, active, ruling, problem=problem, fresh=fresh)
+        source, how = hold.delivery.message, {"problem": problem, "fresh": fresh}
+        return await self.attempts.attempt(source, event.address, event.body, active, ruling, **how)
 
     async def _turn(self, event: Event) -> Turn:
         """Return whether an input is for this agent: as the floor stood when it came, and else as it is addressed."""
