@@ -18,7 +18,6 @@ from orchestrator_free.entries import to_event
 from orchestrator_free.errors import BrokerError, Conflict, OrchestratorFreeError, RunFenced
 from orchestrator_free.events import Body, Event
 from orchestrator_free.fold import RunFold
-from orchestrator_free.jetstream import Message
 from orchestrator_free.session import Session
 from orchestrator_free.subjects import Address, address, run_id
 from orchestrator_free.vocabulary.messages import Overlap
@@ -75,12 +74,12 @@ class Attempts:
         self.obedience = obedience
 
     async def attempt(
-        self, source: Message, where: Address, body: Body, active: ActiveRun, ruling: Ruling = GO, **how: Any
+        self, where: Address, body: Body, active: ActiveRun, ruling: Ruling = GO, *, trace: str = "", **how: Any
     ) -> bool:
-        """Do one attempt, in the trace of its input, the stored message `source`; see `_attempt`."""
+        """Do one attempt, in the trace that came with its input; see `_attempt` for the rest."""
         if tracing.tracer is None:
             return await self._attempt(where, body, active, ruling, **how)
-        with tracing.tracer.attempt(source.trace, where.session, self._name, run_id(where.member, where.id)):
+        with tracing.tracer.attempt(trace, where.session, self._name, run_id(where.member, where.id)):
             return await self._attempt(where, body, active, ruling, **how)
 
     async def _attempt(

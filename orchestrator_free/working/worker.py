@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 import orjson
 import structlog
 
-from orchestrator_free import contract
+from orchestrator_free import contract, tracing
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import BrokerError, InvalidEvent
 from orchestrator_free.events import Body, Event, decode
@@ -256,8 +256,9 @@ class Worker:
             return False
         hold.begun = True
         fresh = hold.delivery.attempt == 1 if ruling.fresh is None else ruling.fresh
-        source, how = hold.delivery.message, {"problem": problem, "fresh": fresh}
-        return await self.attempts.attempt(source, event.address, event.body, active, ruling, **how)
+        trace = hold.delivery.message.trace if tracing.tracer is not None else ""
+        more: Any = {"trace": trace, "problem": problem, "fresh": fresh}
+        return await self.attempts.attempt(event.address, event.body, active, ruling, **more)
 
     async def _turn(self, event: Event) -> Turn:
         """Return whether an input is for this agent: as the floor stood when it came, and else as it is addressed."""
