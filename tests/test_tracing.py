@@ -159,7 +159,7 @@ def traced(collector: Collector) -> Iterator[Collector]:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
-    from orchestrator_free.otel import OtelTracer
+    from orchestrator_free.tracing.otel import OtelTracer
 
     provider = TracerProvider(resource=Resource.create({"service.name": "test"}))
     provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(endpoint=f"{collector.url}/v1/traces")))
@@ -270,7 +270,7 @@ def test_an_endpoint_without_the_extra_is_said(monkeypatch: pytest.MonkeyPatch) 
     """Asked for, it is an error that says what to install; in the environment it may be meant for others: a warning."""
     from orchestrator_free.errors import InvalidInput
 
-    monkeypatch.setitem(sys.modules, "orchestrator_free.otel", None)
+    monkeypatch.setitem(sys.modules, "orchestrator_free.tracing.otel", None)
     with pytest.raises(InvalidInput, match=r"orchestrator-free\[otel\]"):
         tracing.configure("x", "http://127.0.0.1:4318")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")

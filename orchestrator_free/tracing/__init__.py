@@ -24,7 +24,7 @@ _NOTHING: Final = nullcontext()
 
 
 class Tracer(Protocol):
-    """Makes spans; `orchestrator_free.otel` has the only one."""
+    """Makes spans; `orchestrator_free.tracing.otel` has the only one."""
 
     def traceparent(self) -> str:
         """Return the context of the current span as W3C writes it, empty if there is none."""
@@ -86,7 +86,7 @@ def configure(service: str, endpoint: str | None = None) -> None:
     if named is None or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return
     try:
-        from orchestrator_free.otel import OtelTracer, export_to
+        from orchestrator_free.tracing.otel import OtelTracer, export_to
     except ImportError as error:
         text = f"traces need OpenTelemetry ({error}): pip install 'orchestrator-free[otel]'"
         if endpoint is not None:
