@@ -57,10 +57,11 @@ agent.main()
 CLUSTERS = (
     "chaos/test_cluster", "chaos/test_rolling", "chaos/test_shards", "chaos/test_timers", "chaos/test_coordination_cluster",
     "chaos/test_state", "deploy/test_leaf", "deploy/test_clusters",
+    "durable_streams/test_cluster",
 )  # fmt: skip
 #: what takes longest begins first; several workers then end at about the same time
 LONG = (
-    *CLUSTERS, "test_notify", "cli/test_asks", "cli/test_state", "cli/test_desk", "cli/test_serve", "cli/test_sessions",
+    *CLUSTERS, "durable_streams/", "test_notify", "cli/test_asks", "cli/test_state", "cli/test_desk", "cli/test_serve", "cli/test_sessions",
     "chaos/", "cli/", "browser/", "gateway/test_chat", "test_runs", "test_reader", "gateway/test_mission",
     "gateway/test_presence", "agents/test_programs", "test_monitor", "test_readme", "test_asks", "test_coordination",
 )  # fmt: skip

@@ -86,6 +86,11 @@ class Guarding:
         chosen = mode or ("off" if self.verifier is None else "on")
         return replace(self, settings=replace(self.settings, audit=chosen))
 
+    def streaming(self, long_poll_seconds: float, append_mib: int) -> Guarding:
+        """Return it with what durable streams may cost."""
+        more = {"long_poll_seconds": long_poll_seconds, "append_bytes": append_mib * 1024 * 1024}
+        return replace(self, settings=replace(self.settings, **more))
+
 
 #: for this host only, as the demonstration
 LOCAL: Final = Guarding(None, GatewaySettings(hosts=("localhost", "127.0.0.1", "::1")))

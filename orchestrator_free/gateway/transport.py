@@ -83,11 +83,12 @@ class Head:
         """Return the head as HTTP/1.1 bytes.
 
         Where bodies are chunked it does not say `connection: close`, although the connection closes after the
-        feed: undici (node's fetch) would then take any end of the connection for the end of the body.
+        feed: undici (node's fetch) would then take any end of the connection for the end of the body. `keep-alive`
+        says the same to it without that: it must not send its next request over a connection that is being closed.
         """
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
         lines += [f"{name}: {value}" for name, value in self.headers]
-        lines.append("transfer-encoding: chunked" if chunked else "connection: close")
+        lines += ["keep-alive: timeout=1", "transfer-encoding: chunked"] if chunked else ["connection: close"]
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 

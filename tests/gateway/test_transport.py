@@ -211,7 +211,7 @@ async def test_a_feed_is_a_head_and_one_chunk_per_send() -> None:
 
         assert head == (
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n"
-            b"transfer-encoding: chunked\r\n\r\n"
+            b"keep-alive: timeout=1\r\ntransfer-encoding: chunked\r\n\r\n"
         )
         assert await client.rest() == b"9\r\ndata: 1\n\n\r\na\r\ndata: 22\n\n\r\n0\r\n\r\n"
         await until(lambda: desk.closed == desk.feeds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from orchestrator_free.gateway.openapi import operation, query
+from orchestrator_free.gateway.openapi import operation, path, query
 
 _PATH: Final = {
     "name": "path", "in": "path", "required": True, "schema": {"type": "string"},
@@ -16,7 +16,7 @@ def _header(name: str, about: str) -> dict[str, Any]:
     return {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": about}
 
 
-READING: Final = [
+_READING: Final = [
     query("offset", "-1 for the beginning, now for the end, or what Stream-Next-Offset said"),
     query("live", "wait for more, or follow it as events", enum=["long-poll", "sse"]),
     query("cursor", "the last Stream-Cursor"),
@@ -36,7 +36,29 @@ _LIFE: Final = [
 ]
 _ANY: Final = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
 
+_MANY: Final = {
+    "200": "events; `control` says in `stream` which one it and the data before it are about", "404": "none is there",
+}  # fmt: skip
+_LIVE: Final = query("live", "sse", enum=["sse"])
+_SESSION: Final = operation(
+    "The log as a durable stream in JSON mode, read only; offsets are positions",
+    {"200": "a JSON array, or events", "204": "nothing came", "304": "the same", "410": "read it from -1 again"},
+    "application/json text/event-stream",
+    parameters=_READING,
+)
+
 PATHS: Final[dict[str, Any]] = {
+    "/v1/stream": {
+        "get": operation(
+            "Follow several durable streams over one connection (extension)", _MANY, "text/event-stream",
+            parameters=[_LIVE, query("stream", "path, or path@offset; again for each")],
+        ),
+        "post": operation(
+            "The same, for many: {\"streams\": {path: offset}}", _MANY, "text/event-stream", parameters=[_LIVE],
+            requestBody={"required": True, "content": {"application/json": {}}},
+        ),
+    },
+    **path("/sessions/{session}/stream", get=_SESSION),
     "/v1/stream/{path}": {
         "parameters": [_PATH],
         "put": operation(
@@ -61,7 +83,7 @@ PATHS: Final[dict[str, Any]] = {
             "Read it from an offset",
             {"200": "bytes, a JSON array, or events", "204": "nothing came", "304": "the same", "410": "deleted"},
             "application/octet-stream application/json text/event-stream",
-            parameters=READING,
+            parameters=_READING,
         ),
         "head": operation("What it is, and where it ends", {"200": "headers"}),
         "delete": operation("Delete it", {"204": "gone"}),

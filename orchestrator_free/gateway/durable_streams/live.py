@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -16,7 +17,7 @@ from orchestrator_free.durable_streams.cursor import Cursors
 from orchestrator_free.durable_streams.tail import Chunk
 from orchestrator_free.errors import OrchestratorFreeError
 from orchestrator_free.gateway.durable_streams.metrics import DurableStreamMetrics
-from orchestrator_free.gateway.durable_streams.rendering import control_event, data_event
+from orchestrator_free.gateway.durable_streams.rendering import control_event, data_event, gone_event
 from orchestrator_free.gateway.durable_streams.source import Source
 from orchestrator_free.gateway.transport import Broadcast, Feed
 
@@ -31,6 +32,15 @@ _AGAIN_SECONDS: Final = 0.5
 
 #: what readers must have in common to get the same bytes: least cursor, and the stream's name where they read several
 Kind = tuple[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """What a connection reads: a source, after which sequence, and under which name if it reads several."""
+
+    source: Source
+    after: int
+    name: str = ""
 
 
 class Place:
@@ -53,17 +63,19 @@ class Place:
 class Reader:
     """A connection that reads one stream, or several. Handles its connection's callbacks."""
 
-    def __init__(self, live: Live, wanted: Sequence[tuple[Source, int, str]], least: int) -> None:
+    def __init__(self, live: Live, seats: Sequence[Seat], *, least: int = 0, first: bytes = b"") -> None:
         """Prepare.
 
         Args:
             live: all readers.
-            wanted: sources, the sequences to begin after, and their names: empty for a connection with one.
+            seats: what it reads.
             least: the least cursor that it may get.
+            first: events to begin with.
         """
         self._live = live
-        self._wanted = wanted
+        self._seats = seats
         self._least = least
+        self._first = first
         self._end: asyncio.TimerHandle | None = None
         self.feed: Feed | None = None
         self.places: list[Place] = []
@@ -73,8 +85,9 @@ class Reader:
         self.feed = feed
         self._live.metrics.readers.inc()
         self._end = asyncio.get_running_loop().call_later(SSE_SECONDS, feed.finish)
-        for source, after, name in self._wanted:
-            place = Place(self, self._live.audience(source), after, (self._least, name))
+        feed.send(self._first)
+        for seat in self._seats:
+            place = Place(self, self._live.audience(seat.source), seat.after, (self._least, seat.name))
             self.places.append(place)
         for place in list(self.places):
             place.audience.enter(place)
@@ -175,8 +188,9 @@ class Audience:
         least, name = kind
         cursor = max(self._live.cursors.now(time.time()), least)
         return control_event(
-            source.offset(chunk.end), cursor, up_to_date=at_end, closed=at_end and source.closed, stream=name
-        )
+            source.offset(chunk.end), cursor, up_to_date=at_end, closed=at_end and source.closed, stream=name,
+            encoded=bool(name) and source.form == "base64",
+        )  # fmt: skip
 
     def _end(self, *, told: bool) -> None:
         """The stream is closed or gone: who has read all of it is done, and told so if not with the last bytes."""
@@ -184,8 +198,7 @@ class Audience:
             _, name = place.kind
             if self.source.lost:
                 if name:
-                    gone = control_event(self.source.offset(max(place.cursor, 0)), 0, stream=name, lost=True)
-                    self._write(place, gone)
+                    self._write(place, gone_event(name, 404))
             elif not told:
                 self._write(place, self._after(Chunk(self._position, self._position), place.kind))
             place.reader.done_with(place)

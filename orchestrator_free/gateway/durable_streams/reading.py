@@ -11,7 +11,8 @@ from starlette.responses import Response
 from orchestrator_free.durable_streams.offsets import BEGINNING, NOW
 from orchestrator_free.durable_streams.refusals import malformed
 from orchestrator_free.durable_streams.tail import Chunk
-from orchestrator_free.gateway.durable_streams.live import Live, Reader, more_than
+from orchestrator_free.gateway.durable_streams.answering import SAFE
+from orchestrator_free.gateway.durable_streams.live import Live, Reader, Seat, more_than
 from orchestrator_free.gateway.durable_streams.rendering import body_of
 from orchestrator_free.gateway.durable_streams.source import Source
 from orchestrator_free.gateway.fallback import FeedResponse
@@ -19,11 +20,11 @@ from orchestrator_free.gateway.transport import Head
 
 #: of one answer; what is appended together is never cut
 PAGE_BYTES: Final = 4 * 1024 * 1024
-#: of every answer
-SAFE: Final = {"x-content-type-options": "nosniff", "cross-origin-resource-policy": "cross-origin"}
-_SSE: Final = (
-    ("content-type", "text/event-stream"), ("cache-control", "no-cache"), ("x-accel-buffering", "no"), *SAFE.items(),
-)  # fmt: skip
+_BASE64: Final = ("stream-sse-data-encoding", "base64")
+SSE_HEAD: Final = Head(
+    (("content-type", "text/event-stream"), ("cache-control", "no-cache"), ("x-accel-buffering", "no"), *SAFE.items())
+)
+_SSE_BASE64_HEAD: Final = Head((*SSE_HEAD.headers, _BASE64))
 
 
 class Wanted:
@@ -63,9 +64,8 @@ async def answer(request: Request, source: Source, live: Live, poll_seconds: flo
     now = wanted.offset == NOW
     after = place_of(source, wanted.offset)
     if wanted.live == "sse":
-        encoding = (("stream-sse-data-encoding", "base64"),) if source.form == "base64" else ()
-        reader = Reader(live, [(source, after, "")], live.cursors.least(wanted.cursor, time.time()))
-        return FeedResponse(Head((*_SSE, *encoding)), reader, reader.opened)
+        reader = Reader(live, [Seat(source, after)], least=live.cursors.least(wanted.cursor, time.time()))
+        return FeedResponse(_SSE_BASE64_HEAD if source.form == "base64" else SSE_HEAD, reader, reader.opened)
     if wanted.live == "long-poll":
         return await _long_poll(source, live, after, wanted, poll_seconds)
     if now:

@@ -44,7 +44,7 @@ def _lines(text: bytes) -> bytes:
 
 
 def control_event(
-    offset: str, cursor: int, *, up_to_date: bool = True, closed: bool = False, stream: str = "", lost: bool = False
+    offset: str, cursor: int, *, up_to_date: bool = True, closed: bool = False, stream: str = "", encoded: bool = False
 ) -> bytes:
     """Return the event after data, or instead of it: where the client stands.
 
@@ -54,16 +54,19 @@ def control_event(
         up_to_date: nothing more is there now.
         closed: nothing will ever come.
         stream: which one, where a connection has several.
-        lost: this one is gone; a connection has several, and says so instead of ending.
+        encoded: the data before it is base64; said where a connection has several streams, and no header can.
     """
     values: dict[str, Any] = {"stream": stream} if stream else {}
-    values["streamNextOffset"] = offset
-    if lost:
-        values["streamGone"] = True
-    elif closed:
+    values |= {"streamNextOffset": offset} | ({"encoding": "base64"} if encoded else {})
+    if closed:
         values |= {"streamClosed": True, "upToDate": True}
     else:
         values["streamCursor"] = str(cursor)
         if up_to_date:
             values["upToDate"] = True
     return b"event: control\ndata:%b\n\n" % orjson.dumps(values)
+
+
+def gone_event(stream: str, status: int) -> bytes:
+    """Return the event that says of one of several streams that it is not there (404), or only for its forks (410)."""
+    return b"event: control\ndata:%b\n\n" % orjson.dumps({"stream": stream, "streamGone": True, "status": status})

@@ -1,4 +1,4 @@
-"""`/v1/stream/…`: the Durable Streams protocol over a JetStream stream of its own."""
+"""`/v1/stream/…`: the Durable Streams protocol over a JetStream stream of its own; sessions are read alike."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
@@ -17,15 +17,17 @@ from orchestrator_free.durable_streams.refusals import Refusal
 from orchestrator_free.durable_streams.registry import DurableStreams
 from orchestrator_free.durable_streams.requests import DEFAULT_TYPE, ROOT, append_of, creation_of, path_of
 from orchestrator_free.durable_streams.stream import Stream, StreamLost
-from orchestrator_free.errors import OrchestratorFreeError, TooLarge
-from orchestrator_free.gateway.caller import caller
+from orchestrator_free.errors import TooLarge
+from orchestrator_free.gateway.caller import caller, enter
+from orchestrator_free.gateway.durable_streams.answering import answered
 from orchestrator_free.gateway.durable_streams.describing import PATHS
 from orchestrator_free.gateway.durable_streams.live import Live
+from orchestrator_free.gateway.durable_streams.many import follow_many
 from orchestrator_free.gateway.durable_streams.metrics import DurableStreamMetrics
-from orchestrator_free.gateway.durable_streams.reading import SAFE, answer
+from orchestrator_free.gateway.durable_streams.reading import answer
+from orchestrator_free.gateway.durable_streams.sessions import SessionSource
 from orchestrator_free.gateway.durable_streams.source import StreamSource
 from orchestrator_free.gateway.hub import Hub
-from orchestrator_free.gateway.problems import on_error, on_gone, problem
 from orchestrator_free.gateway.resource import Resource
 
 _METHODS: Final = ["GET", "HEAD", "PUT", "POST", "DELETE"]
@@ -53,7 +55,11 @@ class DurableStreamRoutes(Resource):
 
     def routes(self) -> Sequence[BaseRoute]:
         """Return the routes."""
-        return [Route(ROOT + "{path:path}", self.serve, methods=_METHODS)]
+        return [
+            Route(ROOT.rstrip("/"), self.serve_many, methods=["GET", "POST"]),
+            Route(ROOT + "{path:path}", self.serve, methods=_METHODS),
+            Route("/sessions/{session}/stream", self.serve_session, methods=["GET", "HEAD"]),
+        ]
 
     def paths(self) -> dict[str, Any]:
         """Return their description."""
@@ -67,25 +73,36 @@ class DurableStreamRoutes(Resource):
 
     async def serve(self, request: Request) -> Any:
         """Answer a request, in the words and with the headers of the protocol."""
-        if self._keeper is None:  # nobody pays for it before
+        self._begin()
+        return await answered(request, self.live, self._served)
+
+    async def _served(self, request: Request) -> Any:
+        path = path_of(request.path_params["path"])
+        if path.split("/", 1)[0] == _RESERVED:
+            raise Refusal(501, "Not implemented", "subscriptions (__ds) are not served here")
+        return await self._handlers[request.method](request, path)
+
+    async def serve_many(self, request: Request) -> Any:
+        """Follow several streams."""
+        self._begin()
+        return await answered(request, self.live, lambda request: follow_many(request, self.streams, self.live))
+
+    async def serve_session(self, request: Request) -> Any:
+        """Read a session."""
+        self._begin()
+        return await answered(request, self.live, self._read_session)
+
+    async def _read_session(self, request: Request) -> Any:
+        source = SessionSource(self.broker.log, await self.caught_up(enter(request, request.path_params["session"])))
+        if request.method == "HEAD":
+            headers = {"content-type": source.content_type, "stream-next-offset": source.offset(source.tail)}
+            return Response(None, 200, headers | {"cache-control": "no-store"})
+        return await answer(request, source, self.live, self.hub.settings.long_poll_seconds)
+
+    def _begin(self) -> None:
+        """Begin to keep house; nobody pays for it before."""
+        if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep(), name="durable streams")
-        try:
-            path = path_of(request.path_params["path"])
-            if path.split("/", 1)[0] == _RESERVED:
-                raise Refusal(501, "Not implemented", "subscriptions (__ds) are not served here")
-            response = await self._handlers[request.method](request, path)
-        except Refusal as refusal:
-            response = problem(refusal.status, refusal.title, str(refusal))
-            response.headers.update(refusal.headers)
-        except OrchestratorFreeError as error:
-            response = await on_error(request, error)
-        except ClientDisconnect as error:
-            response = await on_gone(request, error)
-        if isinstance(response, Response):
-            response.headers.update(SAFE)
-        status = response.status_code if isinstance(response, Response) else 200
-        self.live.metrics.requests.labels(request.method, str(status)).inc()
-        return response
 
     async def _keep(self) -> None:
         keeping = asyncio.create_task(self.streams.run(), name="durable streams")
