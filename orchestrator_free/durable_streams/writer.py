@@ -74,12 +74,25 @@ class Writer:
 
     async def append(self, append: Append) -> Accepted:
         """Append; see `Stream.append`."""
-        payload = payload_of(append.body, self._stream.record.content_type)
+        try:
+            payload = payload_of(append.body, self._stream.record.content_type)
+        except Refusal as bad:
+            return await self._instead(append, bad)
         waiting = _Waiting(append, payload, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name=f"append {self._stream.record.path}")
         return await waiting.done
+
+    async def _instead(self, append: Append, bad: Refusal) -> Accepted:
+        """Answer an append whose body cannot be stored: what is wrong with the rest of it comes first."""
+        await self._stream.sync()
+        if append.producer and append.producer.id not in self._stream.head.producers:
+            await self._learn(append.producer.id)
+        found = decide(self._stream.head, append, self._stream.record.content_type)
+        if found is None:
+            raise bad
+        return found
 
     async def _run(self) -> None:
         try:

@@ -332,12 +332,12 @@ async def test_a_reader_that_stands_still_costs_its_buffer_and_gets_everything_l
         http = gateway.http
         await http.put(path, headers=TEXT)
         async with http.stream("GET", f"{path}?offset=-1&live=sse") as slow:
-            await Events(slow).control()
+            events, text = Events(slow), ""
+            await events.control()
             piece = "x" * 99_999
             for number in range(60):
                 assert (await http.post(path, headers=TEXT, content=f"{number % 10}{piece}")).status_code == 204
             await http.post(path, headers={"stream-closed": "true"})
-            text, events = "", Events(slow)
             while True:
                 kind, data = await events.next()
                 if kind == "data":
