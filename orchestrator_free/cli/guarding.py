@@ -88,8 +88,8 @@ class Guarding:
 
     def streaming(self, long_poll_seconds: float, append_mib: int) -> Guarding:
         """Return it with what durable streams may cost."""
-        more = {"long_poll_seconds": long_poll_seconds, "append_bytes": append_mib * 1024 * 1024}
-        return replace(self, settings=replace(self.settings, **more))
+        settings = replace(self.settings, long_poll_seconds=long_poll_seconds, append_bytes=append_mib * 1024 * 1024)
+        return replace(self, settings=settings)
 
 
 #: for this host only, as the demonstration

@@ -18,7 +18,7 @@ from orchestrator_free.durable_streams.registry import DurableStreams
 from orchestrator_free.durable_streams.requests import DEFAULT_TYPE, ROOT, append_of, creation_of, path_of
 from orchestrator_free.durable_streams.stream import Stream, StreamLost
 from orchestrator_free.errors import TooLarge
-from orchestrator_free.gateway.caller import caller, enter
+from orchestrator_free.gateway.caller import caller
 from orchestrator_free.gateway.durable_streams.answering import answered
 from orchestrator_free.gateway.durable_streams.describing import PATHS
 from orchestrator_free.gateway.durable_streams.live import Live
@@ -93,7 +93,7 @@ class DurableStreamRoutes(Resource):
         return await answered(request, self.live, self._read_session)
 
     async def _read_session(self, request: Request) -> Any:
-        source = SessionSource(self.broker.log, await self.caught_up(enter(request, request.path_params["session"])))
+        source = SessionSource(self.broker.log, await self.caught_up(request, request.path_params["session"]))
         if request.method == "HEAD":
             headers = {"content-type": source.content_type, "stream-next-offset": source.offset(source.tail)}
             return Response(None, 200, headers | {"cache-control": "no-store"})
