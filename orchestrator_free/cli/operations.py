@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from orchestrator_free.cli import audit, backup, doctor, erasing, letters, pausing
+from orchestrator_free.cli import audit, backup, doctor, erasing, inspecting, letters, pausing
 
 _PANEL = "Operations"
 
@@ -19,5 +19,6 @@ def register(app: typer.Typer) -> None:
     app.command("audit", rich_help_panel=_PANEL)(audit.audit)
     app.command("retain", rich_help_panel=_PANEL)(erasing.retain)
     app.command("erase", rich_help_panel=_PANEL)(erasing.erase)
+    app.command("inspect", rich_help_panel=_PANEL)(inspecting.inspect)
     app.command("backup", rich_help_panel=_PANEL)(backup.backup)
     app.command("restore", rich_help_panel=_PANEL)(backup.restore_)

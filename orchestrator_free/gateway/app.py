@@ -46,6 +46,7 @@ from orchestrator_free.gateway.hub import Hub
 from orchestrator_free.gateway.lens import seen
 from orchestrator_free.gateway.notices import Notices
 from orchestrator_free.gateway.openapi import DOCS_PAGE, DOCS_POLICY, openapi
+from orchestrator_free.gateway.operating import Operating
 from orchestrator_free.gateway.origins import Origins
 from orchestrator_free.gateway.presence import PresenceRoutes
 from orchestrator_free.gateway.problems import HANDLERS
@@ -77,6 +78,7 @@ _RESOURCES: Final[tuple[type[Resource], ...]] = (
     StateRoutes,
     Tools,
     Notices,
+    Operating,
     AgUi,
     DurableStreamRoutes,
     Web,

@@ -22,7 +22,7 @@ CAPABILITIES: Final[dict[Capability, str]] = {
     "approve": "answer what is asked",
     "handoff": "take the floor, and pass it on",
     "speak": "speak in another member's name: for services that know who that is",
-    "admin": "delete sessions, retry notifications",
+    "admin": "delete sessions, look into them, see to dead letters",
     "operate": "read the gateway's metrics",
 }
 #: what a person in an application needs

@@ -43,6 +43,8 @@ BODIES: dict[str, Any] = {
     "/api/copilotkit/agent/{agent}/connect": {"threadId": "{session}", "runId": "r1", "messages": []},
     "/tickets": {"session": "{session}"},
     "/revocations": {"member": "nobody"},
+    "/deadletters/retry": {"id": "run/{session}/bot/r1"},
+    "/deadletters/dismiss": {"id": "run/{session}/bot/r1"},
 }  # fmt: skip
 
 

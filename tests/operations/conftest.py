@@ -2,3 +2,4 @@
 
 from tests.cli.conftest import command, zygotes  # noqa: F401
 from tests.gateway.identity import guard, token  # noqa: F401
+from tests.test_permissions import place  # noqa: F401
