@@ -10,12 +10,15 @@ from orchestrator_free import Agent, Fold, connect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from orchestrator_free import Session
 
 
 @asynccontextmanager
-async def serving(url: str, name: str, handler: Any, *, replicas: int = 1, **settings: Any) -> AsyncIterator[list[Any]]:
+async def serving(
+    url: str, name: str, handler: Any, *, replicas: int = 1, nkey_seed: Path | None = None, **settings: Any
+) -> AsyncIterator[list[Any]]:
     """Run replicas of an agent inside the test, each over a connection of its own; yields the connections."""
     brokers: list[Any] = []
     tasks: list[asyncio.Task[None]] = []
@@ -24,7 +27,7 @@ async def serving(url: str, name: str, handler: Any, *, replicas: int = 1, **set
             for _ in range(replicas):
                 agent = Agent(name, grace_seconds=0, **settings)
                 agent(handler)
-                broker = await stack.enter_async_context(connect(url, member=name))
+                broker = await stack.enter_async_context(connect(url, member=name, nkey_seed=nkey_seed))
                 ready = asyncio.Event()
                 tasks.append(asyncio.create_task(agent.serve(broker, ready=ready.set)))
                 await asyncio.wait_for(ready.wait(), 20)

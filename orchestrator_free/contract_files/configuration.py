@@ -54,29 +54,46 @@ _ABOUT_PERMISSIONS: Final = f"""\
 # Passwords work too: `user: outliner, password: $OUTLINER_PASSWORD` in the place of `nkey`, and in the process's URL
 # `nats://outliner:the-password@host:4222`.
 #
-# What these permissions stop (each tried in tests/test_permissions.py): publishing as another member, taking another
-# agent's inputs, changing another's consumer, reading another's replies, creating, changing or deleting streams.
+# This is one account for all: for members whose code you trust. accounts.conf is the other form, for those you do not.
+#
+# What it stops (tests/security/test_matrix.py tries all of it): publishing as another member, in another session than
+# those an agent is narrowed to, or `meta`; taking another agent's inputs, changing another's consumer; reading
+# another's replies; writing another's presence, or chunks of another's objects; making, changing, purging or deleting
+# streams.
 #
 # What subject permissions in one account do NOT stop, because the broker itself sends the answer to any reply subject
-# a client names, and because the filter of some requests stands in their body:
+# a client names, and because what some requests want stands in their body (tests/security/test_attacks.py):
 # - forging by reply: an own event, a Direct Get or a pull with the reply subject `session.0.S.other.run.R` makes the
 #   broker put its answer there: an acknowledgement (no event) or a copy of a stored message, which has headers that no
 #   honest publisher sends. Readers skip and count both (PROTOCOL.md, section 3);
-# - a consumer of its own name with any filter, also as a push consumer to any subject that no stream holds, `live.`
-#   included; readers check a live message against `Nats-Subject`, and the log is the truth;
-# - reading: whoever may read one session here may read all, and list them with STREAM.INFO;
-# - `meta` events: a member that may publish `session.*.*.<name>.>` may rename a session or say that it was deleted;
+# - answers, and push consumers of an own name, aimed at any subject that something listens to;
 # - wiping: the log takes roll-ups (a finished run replaces its deltas), and the broker asks for no further permission:
-#   a publish with `Nats-Rollup: all` on an own subject drops everything else in that shard (tried);
-# - objects: names are not bound to members, so whoever may write objects may replace or purge those of others;
-# - state: any member may set any shared key.
-# So: members whose code you do not trust get an account of their own that imports only what they need, or no NATS at
-# all but the gateway's HTTP. A tenant is an account: accounts {{ ACME {{ jetstream: enabled, users: [ … ] }} }}.
+#   a publish with `Nats-Rollup: all` on an own subject drops everything else in that shard; the same for objects;
+# - timers: a schedule may be aimed at another's timer, and takes its place;
+# - objects: whoever may write them may describe another's anew;
+# - reading: whoever may read one session of the tenant may read all, and list them with STREAM.INFO; and any member
+#   may set any shared key. Neither form hides or stops that.
 """
 
 
 _ABOUT_ACCOUNTS: Final = f"""\
-# Accounts for agents whose code is not trusted; written by `{COMMAND}`.
+# A tenant for agents whose code is not trusted, and its users; written by `{COMMAND}`.
+#
+# Include it at the top level of nats-server.conf, in the place of permissions.conf, which says how users are made. A
+# tenant is two accounts: the core, which has the streams, and that of such agents, which imports what they need and
+# nothing else. For another tenant copy both and replace its name; for another agent copy its user and replace the name.
+# Make the streams with ORCHESTRATOR_FREE_ISOLATED=yes in the environment of the gateway that comes first (or from
+# streams/*.json, with "allow_rollup_hdrs": false in those of the shards and the objects), and let a gateway run: its
+# steward makes these agents' consumers, sets their timers, describes their objects and compacts their runs.
+# `orchestrator-free broker init` does all of it.
+#
+# What it stops beside what permissions.conf stops (tests/security/): answers and consumers aimed elsewhere; roll-ups,
+# and with them wiping; timers that displace another's or speak for others; replaced objects; names of objects taken
+# before their content is there. No tenant sees, hears or changes anything of another. The members of the core account
+# are trusted.
+#
+# What it does not stop: an agent may read all sessions of its tenant and list them; it may set shared keys of the
+# sessions that it may join; it may fill the log, and be loud (`max_bytes` of the streams, `max_payload`).
 """
 
 

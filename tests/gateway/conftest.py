@@ -134,7 +134,13 @@ class Feed:
         self._reader, self._writer = await asyncio.open_connection(
             sock=sock, limit=1 if self._receive_buffer else 2**16
         )
-        lines = [f"GET {self.target} HTTP/1.1", "host: test", *(f"{k}: {v}" for k, v in self.headers.items()), "", ""]
+        lines = [
+            f"GET {self.target} HTTP/1.1",
+            "host: localhost",
+            *(f"{k}: {v}" for k, v in self.headers.items()),
+            "",
+            "",
+        ]
         self._writer.write("\r\n".join(lines).encode())
 
     async def run(self) -> None:

@@ -110,10 +110,11 @@ async def test_a_session_that_keeps_its_output_keeps_it(place: Place) -> None:
     async with place.core() as gateway:
         _, run = await answered(gateway, place.url("worker"), compaction="off")
         before = len(await gateway.log.read(0, run))
-        gateway.log.wire.send(f"steward.compact.{run}")
-        async with Steward(gateway, sweep_seconds=0.1):
+        async with place.plain("worker") as worker, Steward(gateway, sweep_seconds=0.1):
+            answer = await worker.request(f"steward.compact.{run}", timeout=10)
             await asyncio.sleep(0.6)
         assert len(await gateway.log.read(0, run)) == before > 5
+        assert answer.data == b'{"dropped":0}'
 
 
 async def test_what_an_agent_says_later_is_said(place: Place, eventually: Callable[..., Any]) -> None:
