@@ -7,7 +7,6 @@ import json
 import shutil
 import socket
 import subprocess
-import urllib.parse
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from orchestrator_free.monitor import Monitor
 from orchestrator_free.server import EmbeddedServer, ServerSettings
 from orchestrator_free.tally import AgentTally, Names
 from orchestrator_free.working.stats import AgentStats
+from tests.prometheus_server import shipped_prometheus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -382,40 +382,6 @@ async def _scraped(client: httpx.AsyncClient, url: str) -> str:
     return text if f"{P}broker_fsync" in text else ""
 
 
-@asynccontextmanager
-async def prometheus(folder: Path, target: str) -> AsyncIterator[str]:
-    """Run Debian's Prometheus against one target, scraped every second; yield its URL."""
-    if shutil.which("prometheus") is None:
-        pytest.skip("prometheus is not installed")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    config = folder / "prometheus.yml"
-    config.write_text(
-        "global: {scrape_interval: 1s}\n"
-        f"scrape_configs: [{{job_name: lag, static_configs: [{{targets: ['{target}']}}]}}]\n"
-    )
-    command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}",
-               f"--web.listen-address=127.0.0.1:{port}"]  # fmt: skip
-    with (folder / "prometheus.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-async def promql(client: httpx.AsyncClient, url: str, query: str) -> float | None:
-    """Return the value of a query with one result, None while there is none."""
-    try:
-        answer = (await client.get(f"{url}/api/v1/query?{urllib.parse.urlencode({'query': query})}")).json()
-    except (httpx.HTTPError, ValueError):
-        return None
-    result = answer.get("data", {}).get("result", [])
-    return float(result[0]["value"][1]) if result else None
-
-
 @pytest.mark.slow
 async def test_a_real_prometheus_sees_a_stopped_agent_fall_behind_and_catch_up(
     ann: Broker, programs: Any, eventually: Any, tmp_path: Path
@@ -428,12 +394,13 @@ async def test_a_real_prometheus_sees_a_stopped_agent_fall_behind_and_catch_up(
     waiting = f'{P}agent_inputs_waiting{{agent="worker"}}'
     async with AsyncExitStack() as stack:
         exporter = await stack.enter_async_context(lag_exporter(ann, poll_seconds=0.5))
-        url = await stack.enter_async_context(prometheus(tmp_path, exporter.removeprefix("http://")))
-        client = await stack.enter_async_context(httpx.AsyncClient())
+        targets = {"orchestrator-free-exporter": exporter.removeprefix("http://")}
+        prometheus = await stack.enter_async_context(shipped_prometheus(tmp_path, targets, every="1s"))
 
         async def reaches(query: str, accept: Callable[[float], bool]) -> float:
             async def check() -> float | None:
-                value = await promql(client, url, query)
+                found = await prometheus.query(query)
+                value = float(found[0]["value"][1]) if found else None
                 return (value or 1e-9) if value is not None and accept(value) else None
 
             return float(await eventually(check, 40))
