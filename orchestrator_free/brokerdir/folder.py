@@ -10,6 +10,7 @@ data/                the log
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from orchestrator_free.brokerdir.plan import (
 )
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.server import ServerSettings, free_port
+from orchestrator_free.subjects import check_name
 
 PLAN: Final = "broker.toml"
 _KEYS: Final = "keys"
@@ -160,6 +162,18 @@ class BrokerFolder:
         self.plan = self.plan.with_user(tenant, replace(user, nkey=key))
         return [f"new key for {name} of tenant {tenant}", *self.write()]
 
+    def revoke(self, tenant: str, name: str, *, now: float | None = None) -> list[str]:
+        """Let tokens that a user has by now count no more; return what changed. Open connections are not ended here.
+
+        Raises:
+            InvalidInput: no such tenant, or a name that cannot be one.
+        """
+        self.plan.tenant(tenant)
+        check_name("user", name)
+        when = int(time.time() if now is None else now)
+        self.plan = replace(self.plan, revoked={**self.plan.revoked, f"{tenant}/{name}": when})
+        return [f"tokens of {name} of tenant {tenant} count no more; new ones do", *self.write()]
+
     def rotate_certificate(self) -> list[str]:
         """Make a new server certificate of the same authority: clients notice nothing. Return what changed.
 
@@ -205,12 +219,21 @@ class BrokerFolder:
 
     def environment(self, tenant: str, name: str) -> dict[str, str]:
         """Return the environment variables with which a process connects as a user."""
-        found = {"ORCHESTRATOR_FREE_URL": self.url, "ORCHESTRATOR_FREE_NKEY": str(self.seed(tenant, name))}
+        found = {
+            "ORCHESTRATOR_FREE_URL": self.url,
+            "ORCHESTRATOR_FREE_NKEY": str(self.seed(tenant, name)),
+            "ORCHESTRATOR_FREE_INBOX": f"_INBOX.{name}",
+        }
         return found | ({"ORCHESTRATOR_FREE_CA": str(self.authority)} if self.authority else {})
 
     def options(self, tenant: str, name: str) -> dict[str, Any]:
         """Return the arguments with which `broker.connect` connects as a user."""
         return {"url": self.url, "member": name, "nkey_seed": self.seed(tenant, name), "ca": self.authority}
+
+    def stamp(self) -> object:
+        """Return what is another when the plan's file has changed."""
+        found = (self.path / PLAN).stat()
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def settings(self) -> ServerSettings:
         """Return how the embedded server runs on this folder."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from orchestrator_free import contract
 from orchestrator_free.brokerdir import certificates
-from orchestrator_free.brokerdir.plan import CALLOUT_ACCOUNT, SYSTEM_ACCOUNT, Plan, Tenant
+from orchestrator_free.brokerdir.plan import CALLOUT_ACCOUNT, FIRST_USERS, MAIN, SYSTEM_ACCOUNT, Plan, Tenant
 from orchestrator_free.server import ServerSettings, server_config
 
 USERS: Final = "users.conf"
@@ -17,7 +17,10 @@ DATA: Final = "data"
 TLS: Final = "tls"
 #: connections of one broker; each costs it memory, whoever opens them
 _MAX_CONNECTIONS: Final = 2000
-_MAX_CONTROL_LINE: Final = 4096
+#: a token and a name fit into what a client says first; before that it costs no more
+_MAX_CONTROL_LINE: Final = 16 * 1024
+#: for so long the broker waits for the callout service
+AUTH_SECONDS: Final = 2
 _ABOUT_USERS: Final = """\
 # Who may connect, and what each may publish and receive; written by `orchestrator-free broker` from broker.toml.
 # JSON is valid configuration. Keys here are public. After a change: nats-server --signal reload.
@@ -61,14 +64,15 @@ def users_conf(plan: Plan) -> str:
     ]
     lines = [_ABOUT_USERS, *listed, ""]
     if plan.callout is not None:
-        keys = [user.nkey for tenant in plan.tenants.values() for user in tenant.users]
+        # The server takes no other list without a restart; so it holds who has to come in without the service.
+        core = [user.nkey for user in plan.tenant(MAIN).users if user.name in FIRST_USERS]
         asked = {
             "issuer": plan.callout.issuer,
             "account": CALLOUT_ACCOUNT,
-            "auth_users": [plan.callout.nkey, plan.system, *keys],  # these have keys; all others are asked about
+            "auth_users": [plan.callout.nkey, plan.system, *core],
             "xkey": plan.callout.xkey,
         }
-        lines.append(f"authorization: {_json({'auth_callout': asked})}")
+        lines.append(f"authorization: {_json({'timeout': AUTH_SECONDS, 'auth_callout': asked})}")
     lines += [f"accounts: {_json(accounts(plan))}", f"system_account: {SYSTEM_ACCOUNT}", ""]
     return "\n".join(lines)
 

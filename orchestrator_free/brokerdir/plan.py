@@ -84,6 +84,7 @@ class Plan:
         isolated: agents have an account of their own within their tenant.
         tls: connections are encrypted; `names` are the hosts that the certificate is for.
         max_file_store: bytes; None: most of what the disk can give.
+        revoked: tenant/user -> seconds since 1970: tokens that were made until then count no more.
         system: the public key of who sees and ends connections of all accounts.
     """
 
@@ -98,6 +99,7 @@ class Plan:
     max_file_store: int | None = None
     system: str = ""
     callout: Callout | None = None
+    revoked: Mapping[str, int] = field(default_factory=dict)
     tenants: Mapping[str, Tenant] = field(default_factory=dict)
 
     def tenant(self, name: str) -> Tenant:
@@ -111,6 +113,11 @@ class Plan:
                 f"no tenant {name!r}; there is {', '.join(self.tenants) or 'none'}: `broker tenant` adds one"
             )
         return self.tenants[name]
+
+    def keyed(self, nkey: str) -> tuple[Tenant, User] | None:
+        """Return whose public key it is."""
+        users = ((tenant, user) for tenant in self.tenants.values() for user in tenant.users)
+        return next(((tenant, user) for tenant, user in users if user.nkey == nkey), None)
 
     def with_tenant(self, tenant: Tenant) -> Plan:
         """Return the plan with a tenant as given."""
@@ -173,7 +180,7 @@ def render_plan(plan: Plan) -> str:
     lines = [_HEAD, "[broker]"]
     for item in fields(plan):
         value = getattr(plan, item.name)
-        if item.name not in ("callout", "tenants") and value is not None:
+        if item.name not in ("callout", "revoked", "tenants") and value is not None:
             lines.append(f"{item.name} = {_toml(value)}")
     if plan.callout is not None:
         lines += [
@@ -181,6 +188,8 @@ def render_plan(plan: Plan) -> str:
             "[callout]",
             *(f"{key} = {_toml(getattr(plan.callout, key))}" for key in ("issuer", "xkey", "nkey")),
         ]
+    if plan.revoked:
+        lines += ["", "[revoked]", *(f"{_toml(name)} = {when}" for name, when in plan.revoked.items())]
     for tenant in plan.tenants.values():
         lines += ["", f"[tenants.{tenant.name}]"]
         for user in tenant.users:
@@ -204,9 +213,9 @@ def parse_plan(text: str) -> Plan:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidInput(f"no TOML: {error}") from None
-    _known("the file", found, {"broker", "callout", "tenants"})
+    _known("the file", found, {"broker", "callout", "revoked", "tenants"})
     settings = dict(found.get("broker", {}))
-    _known("[broker]", settings, {item.name for item in fields(Plan)} - {"callout", "tenants"})
+    _known("[broker]", settings, {item.name for item in fields(Plan)} - {"callout", "revoked", "tenants"})
     if "names" in settings:
         settings["names"] = tuple(settings["names"])
     callout = found.get("callout")
@@ -214,7 +223,8 @@ def parse_plan(text: str) -> Plan:
         _known("[callout]", callout, {"issuer", "xkey", "nkey"})
     tenants = {tenant.name: tenant for tenant in _tenants(found.get("tenants", {}))}
     try:
-        plan = Plan(**settings, callout=None if callout is None else Callout(**callout), tenants=tenants)
+        keys = None if callout is None else Callout(**callout)
+        plan = Plan(**settings, callout=keys, revoked=found.get("revoked", {}), tenants=tenants)
     except TypeError as error:
         raise InvalidInput(f"[callout]: {error}") from None
     _check(plan)
@@ -258,6 +268,8 @@ def _check(plan: Plan) -> None:
             raise InvalidInput(f"{port} is no port")
     if not 1 <= plan.shards <= 1000:
         raise InvalidInput(f"shards = {plan.shards}: expected 1 to 1000")
+    if not all(isinstance(when, int) for when in plan.revoked.values()):
+        raise InvalidInput("[revoked]: each line is a time in seconds since 1970, as in: 'acme/ann' = 1764340000")
     if bad := [name for name in (plan.host, *plan.names) if not isinstance(name, str) or not _HOST.fullmatch(name)]:
         raise InvalidInput(f"{bad[0]!r} is no host name and no address")
     _check_keys(plan)

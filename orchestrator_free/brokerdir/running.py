@@ -9,7 +9,7 @@ from typing import Any, Final
 from orchestrator_free import contract
 from orchestrator_free.broker import connect
 from orchestrator_free.brokerdir.folder import BrokerFolder
-from orchestrator_free.brokerdir.plan import FIRST_USERS
+from orchestrator_free.brokerdir.plan import FIRST_USERS, MAIN
 from orchestrator_free.contract.roles import NARROW
 from orchestrator_free.errors import BrokerError, BrokerUnreachable
 from orchestrator_free.jetstream import System, Wire, WireOptions
@@ -54,6 +54,18 @@ async def reload(folder: BrokerFolder) -> bool:
     return True
 
 
+async def kick(folder: BrokerFolder, tenant: str, name: str) -> int | None:
+    """End the connections that the callout service let in for a member; return how many, None if no broker runs."""
+    try:
+        async with system(folder) as found:
+            theirs = [one for one in await found.connections() if one.get("authorized_user") == f"{tenant}/{name}"]
+            for one in theirs:
+                await found.kick(one)
+    except BrokerUnreachable:
+        return None
+    return len(theirs)
+
+
 async def prepare(folder: BrokerFolder, tenant: str) -> None:
     """Make what is missing of a tenant's streams, and its agents' consumers as the plan bounds them.
 
@@ -66,6 +78,13 @@ async def prepare(folder: BrokerFolder, tenant: str) -> None:
                 for shard in range(broker.log.shards):
                     for make in (contract.agent_consumer, contract.control_consumer):
                         await _bound(broker.log.wire, shard, make(shard, user.name, sessions=user.sessions))
+
+
+async def prepare_all(folder: BrokerFolder) -> None:
+    """Make what is missing of every tenant; where a callout service has to let gateways in first, they make it."""
+    for tenant in folder.plan.tenants:
+        if folder.plan.callout is None or tenant == MAIN:
+            await prepare(folder, tenant)
 
 
 async def _bound(wire: Wire, shard: int, wanted: dict[str, Any]) -> None:
@@ -96,6 +115,5 @@ async def embedded(folder: BrokerFolder) -> AsyncIterator[EmbeddedServer]:
         BrokerStartError: it does not start; says why.
     """
     async with EmbeddedServer(folder.settings()) as server:
-        for tenant in folder.plan.tenants:
-            await prepare(folder, tenant)
+        await prepare_all(folder)
         yield server

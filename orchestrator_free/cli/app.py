@@ -15,6 +15,7 @@ from orchestrator_free.cli import (
     asks,
     branches,
     broker,
+    callout,
     control,
     desk,
     floor,
@@ -33,6 +34,7 @@ from orchestrator_free.cli.options import (
     Ca,
     Certificate,
     Credentials,
+    Inbox,
     Key,
     Member,
     Nkey,
@@ -69,6 +71,7 @@ app.command("insights")(insights.insights)
 app.command("lag")(lag.lag)
 app.command("notify")(notify.notify)
 app.add_typer(broker.broker_app, name="broker")
+app.command("callout")(callout.callout)
 for _command in (control.cancel, control.steer, control.redirect, control.pause, control.resume):
     app.command(_command.__name__, rich_help_panel="Control")(_command)
 for _word in (asks.asks, asks.approve, asks.deny, asks.answer, asks.ask, asks.withdraw):
@@ -97,10 +100,11 @@ def _reach(
     ca: Ca = None,
     certificate: Certificate = None,
     key: Key = None,
+    inbox: Inbox = None,
     log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="What is logged.")] = "info",
     otel: Annotated[str | None, typer.Option(help="Send traces there, OTLP over HTTP: http://127.0.0.1:4318.")] = None,
 ) -> None:
-    reach.url = url
+    reach.url, reach.inbox = url, inbox
     reach.access = Access(
         credentials=credentials,
         nkey_seed=nkey,

@@ -11,7 +11,7 @@ from rich.table import Table
 from orchestrator_free.brokerdir import BrokerFolder
 from orchestrator_free.brokerdir.certificates import expiry
 from orchestrator_free.brokerdir.plan import MAIN
-from orchestrator_free.brokerdir.running import embedded, prepare, reload
+from orchestrator_free.brokerdir.running import embedded, kick, prepare, reload
 from orchestrator_free.cli.options import AsJson, err, out, run, write_json
 from orchestrator_free.errors import BrokerError, InvalidInput
 
@@ -149,7 +149,10 @@ def remove(
 
     async def work() -> None:
         there = BrokerFolder.open(folder)
+        names = [name] if name else [user.name for user in there.plan.tenant(tenant).users]
         await _tell(there, there.remove(tenant, name), as_json=as_json)
+        for one in names if there.plan.callout is not None else ():
+            await kick(there, tenant, one)
 
     run(work())
 

@@ -67,6 +67,12 @@ TokenFile = Annotated[Path | None, _access("token_file", "A file with a token, r
 Ca = Annotated[Path | None, _access("ca", "PEM file to verify the broker against.")]
 Certificate = Annotated[Path | None, _access("certificate", "PEM file with a certificate of this client.")]
 Key = Annotated[Path | None, _access("key", "PEM file with its private key.")]
+Inbox = Annotated[
+    str | None,
+    typer.Option(
+        envvar="ORCHESTRATOR_FREE_INBOX", help="Where replies may come, as _INBOX.ann.", rich_help_panel=_BROKER
+    ),
+]
 Member = Annotated[str, typer.Option("--from", help="The member you speak as.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For machines: JSON, one object per line.")]
 _STREAMS: Final = "Streams, where they are missing"
@@ -92,6 +98,7 @@ class Reach:
 
     url: str = DEFAULT_URL
     access: Access = Access()
+    inbox: str | None = None
 
     def connect(
         self,
@@ -103,11 +110,13 @@ class Reach:
     ) -> AbstractAsyncContextManager[Broker]:
         """Connect as a member: to another address, with settings of the streams, in another way, if given."""
         found: Any = {**self.access, **(more or {})}
-        return connect(url or self.url, member=member, settings=settings or stream_settings(), **found)
+        return connect(
+            url or self.url, member=member, inbox_prefix=self.inbox, settings=settings or stream_settings(), **found
+        )
 
     def wire(self, member: str = "operator") -> AbstractAsyncContextManager[Wire]:
         """Connect without looking at what is there, and without making what is not."""
-        return wired(self.url, member=member, **self.access)
+        return wired(self.url, member=member, inbox_prefix=self.inbox, **self.access)
 
     def environment(self) -> dict[str, str]:
         """Return the variables with which a process that is started here reaches the same broker in the same way."""

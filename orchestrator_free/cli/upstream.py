@@ -114,8 +114,7 @@ async def of_folder(folder: BrokerFolder, tenant: str = MAIN, binary: str = "nat
         except BrokerUnreachable:
             server = await stack.enter_async_context(_started(replace(folder.settings(), binary=binary)))
         plan, streams = folder.plan, running.stream_settings(folder)
-        for one in plan.tenants:
-            await running.prepare(folder, one)
+        await running.prepare_all(folder)
         monitor = f"http://127.0.0.1:{plan.monitor_port}"
         yield Upstream(folder.url, monitor, plan.durability, server, access, streams, folder)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import jwt
@@ -91,9 +91,16 @@ class Verifier:
     """Says who a token is, as often as it is shown."""
 
     def __init__(
-        self, keys: KeySet, *, issuer: str = ISSUER, audience: str = AUDIENCE, leeway: float = LEEWAY_SECONDS
+        self,
+        keys: KeySet,
+        *,
+        issuer: str = ISSUER,
+        audience: str = AUDIENCE,
+        leeway: float = LEEWAY_SECONDS,
+        required: Sequence[str] = _REQUIRED,
     ) -> None:
         self.keys = keys
+        self._required = list(required)
         self.leeway = leeway
         self._issuer = issuer
         self._audience = audience
@@ -106,8 +113,6 @@ class Verifier:
             TokenExpired: its time is over.
             NotAuthenticated: it does not count; says why.
         """
-        if len(token) > _LONGEST:
-            raise NotAuthenticated(f"a token is no longer than {_LONGEST} characters")
         key = await self._key(token)  # first: it may read the keys again
         known = self._known.get(token)
         if known is None or known[0] != self.keys.version:
@@ -117,6 +122,15 @@ class Verifier:
                 self._known.popitem(last=False)
         self.check_time(known[1])
         return known[1]
+
+    async def claims(self, token: str) -> dict[str, Any]:
+        """Return what a token says, for who reads other claims than a `Principal` has.
+
+        Raises:
+            TokenExpired: its time is over.
+            NotAuthenticated: it does not count; says why.
+        """
+        return self._claims(token, await self._key(token))
 
     def check_time(self, principal: Principal) -> None:
         """Check that the time of a token is not over.
@@ -129,6 +143,8 @@ class Verifier:
             raise TokenExpired(f"the token has expired {ended:.0f} s ago; fetch a new one")
 
     async def _key(self, token: str) -> Key:
+        if len(token) > _LONGEST:
+            raise NotAuthenticated(f"a token is no longer than {_LONGEST} characters")
         id = _kid(token)
         key = await self.keys.find(id)
         if key is None:
@@ -139,7 +155,7 @@ class Verifier:
         try:
             found: dict[str, Any] = jwt.decode(
                 token, key.verifying, algorithms=[key.algorithm], issuer=self._issuer, audience=self._audience,
-                leeway=self.leeway, options={"require": _REQUIRED},
+                leeway=self.leeway, options={"require": self._required},
             )  # fmt: skip
         except jwt.ExpiredSignatureError as error:
             raise TokenExpired("the token has expired; fetch a new one") from error

@@ -10,10 +10,8 @@ import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Self
 
-import nkeys
 import structlog
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
@@ -21,11 +19,12 @@ from nats.errors import Error as NatsError
 
 from orchestrator_free.errors import (
     BrokerError,
+    BrokerTimeout,
     BrokerUnreachable,
-    InvalidInput,
     PermissionDenied,
     UnsupportedBroker,
 )
+from orchestrator_free.jetstream.options import WireOptions
 from orchestrator_free.jetstream.parser import Handler, Parser
 
 _log = structlog.get_logger("orchestrator_free.jetstream")
@@ -34,78 +33,10 @@ _log = structlog.get_logger("orchestrator_free.jetstream")
 MINIMUM_VERSION: Final = (2, 14)
 #: seconds; nats-py annotates an int and sleeps for whatever it gets
 _RECONNECT_PAUSE: Final[Any] = 0.2
+#: a refusal that took so long is the broker's own: the auth callout service that it asked did not answer, another may
+_UNHEARD_SECONDS: Final = 1.5
 #: after a TLS handshake that failed, asyncio never says that the transport is closed
 _CLOSE_SECONDS: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WireOptions:
-    """How to reach the broker.
-
-    Attributes:
-        url: `nats://host:port`, several separated by commas; `tls://` and `ws://` too.
-        name: shown in the broker's connection list.
-        credentials: a `.creds` file. nkey_seed: a file with an nkey seed. token: a token, or what returns one.
-        token_file: a file with a token; like a callable it is asked at each connect, so that a fresh one counts.
-        ca: a PEM file to verify the broker against; certificate and key: this client's own.
-        inbox_prefix: for accounts that scope inboxes per user.
-    """
-
-    url: str
-    name: str = "orchestrator-free"
-    credentials: Path | None = None
-    nkey_seed: Path | None = None
-    token: str | Callable[[], str] | None = None
-    token_file: Path | None = None
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-    inbox_prefix: str = "_INBOX"
-    connect_seconds: float = 5.0
-
-    @property
-    def address(self) -> str:
-        """The URL as messages may show it: without user, password or token."""
-        return re.sub(r"(?<=://)[^/@,]*@", "", self.url)
-
-    def check(self) -> None:
-        """Look at the files before anything is sent.
-
-        Raises:
-            InvalidInput: one is missing, or is not what it should be.
-        """
-        for name in ("credentials", "nkey_seed", "token_file", "ca", "certificate", "key"):
-            path: Path | None = getattr(self, name)
-            if path is not None and not path.is_file():
-                raise InvalidInput(f"{name.replace('_', ' ')}: there is no file {str(path)!r}")
-        try:
-            self.arguments()
-            if self.nkey_seed is not None:
-                nkeys.from_seed(bytearray(self.nkey_seed.read_bytes().strip()))
-        except (OSError, ValueError, nkeys.NkeysError) as error:
-            raise InvalidInput(f"what to connect with cannot be used: {error}") from error
-
-    def arguments(self) -> dict[str, Any]:
-        """Return the keyword arguments for nats-py."""
-        found: dict[str, Any] = {"servers": [part.strip() for part in self.url.split(",")], "name": self.name}
-        if self.credentials:
-            found["user_credentials"] = str(self.credentials)
-        if self.nkey_seed:
-            found["nkeys_seed"] = str(self.nkey_seed)
-        if self.token_file:
-            found["token"] = lambda: _read_token(self.token_file)
-        elif self.token:
-            found["token"] = self.token
-        if self.ca or self.certificate:
-            context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
-            if self.certificate:
-                context.load_cert_chain(str(self.certificate), str(self.key) if self.key else None)
-            found["tls"] = context
-        return found
-
-
-def _read_token(path: Path | None) -> str:
-    return path.read_text().strip() if path is not None else ""
 
 
 @dataclass(eq=False)
@@ -149,13 +80,19 @@ class Connection:
         """
         options.check()
         wire = cls(options)
-        client = wire._client
-        try:
-            await wire._open(client)
-        except (TimeoutError, OSError, NatsError, ValueError) as error:
-            await wire._on_error(error)
-            await wire._give_up()
-            raise wire._connect_error(error) from error
+        loop = asyncio.get_running_loop()
+        end = loop.time() + options.connect_seconds
+        while True:
+            began = loop.time()
+            try:
+                await wire._open(wire._client)
+                break
+            except (TimeoutError, OSError, NatsError, ValueError) as error:
+                await wire._on_error(error)
+                if not wire._refused or loop.time() - began < _UNHEARD_SECONDS or loop.time() > end:
+                    await wire._give_up()
+                    raise wire._connect_error(error) from error
+                await wire._start_over()
         numbers = re.match(r"(\d+)\.(\d+)", wire.server_version)
         if numbers and (int(numbers[1]), int(numbers[2])) < MINIMUM_VERSION:
             await wire._give_up()
@@ -163,6 +100,20 @@ class Connection:
         wire.connected.set()
         wire._begin()
         return wire
+
+    async def _start_over(self) -> None:
+        """Try again with a new client: the broker refused because nobody told it in time who we are."""
+        old, self._client = self._client, Client()
+        self._parser.reset()
+        self._parser.client = self._client
+        self._closing, closing = True, self._closing
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await old.close()
+        except Exception as error:
+            _log.debug("close after a failed connect", error=repr(error))
+        finally:
+            self._closing = closing
 
     async def _open(self, client: Client) -> None:
         """Connect a client and put our parser in the place of nats-py's."""
@@ -193,7 +144,8 @@ class Connection:
         text = str(reason) or type(reason).__name__
         where = self.options.address
         if self._refused:  # of several tries, one may have ended before the broker's word for it came
-            return PermissionDenied(f"the broker at {where} refused the credentials: {self._refused}")
+            hint = "; has the token expired, or is no callout service there?" if self.options.tokened else ""
+            return PermissionDenied(f"the broker at {where} refused the credentials: {self._refused}{hint}")
         return BrokerUnreachable(
             f"no broker answers at {where} ({text}); start one with `orchestrator-free up`, or pass --url"
         )
@@ -308,6 +260,18 @@ class Connection:
         out, self._out = self._out, []
         if out and self._client.is_connected and self._client._transport is not None:
             self._client._transport.write(b"".join(out))
+
+    async def settled(self) -> None:
+        """Wait until the broker has taken what was sent, subscriptions included.
+
+        Raises:
+            BrokerTimeout: it does not say so.
+        """
+        self._flush()
+        try:
+            await self._client.flush(timeout=int(self.options.connect_seconds))
+        except (TimeoutError, NatsError) as error:
+            raise BrokerTimeout("the broker does not answer") from error
 
     def send(self, subject: str, payload: bytes = b"", *, reply: str = "", header: bytes = b"") -> None:
         """Publish without an acknowledgement: for acks, requests and what may be lost. Dropped while disconnected."""

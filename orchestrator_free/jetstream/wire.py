@@ -13,7 +13,8 @@ import orjson
 import structlog
 
 from orchestrator_free.errors import BrokerError, BrokerTimeout, BrokerUnreachable, Conflict, PermissionDenied, TooLarge
-from orchestrator_free.jetstream.connection import Connection, WireOptions
+from orchestrator_free.jetstream.connection import Connection
+from orchestrator_free.jetstream.options import WireOptions
 from orchestrator_free.jetstream.parser import Handler
 from orchestrator_free.jetstream.replies import MARK, ROLLUP, TRY_AGAIN, api_error, publish_header, read_ack
 from orchestrator_free.subjects import ROOT

@@ -56,7 +56,7 @@ def test_a_broker_is_made_users_are_added_and_shown(command: Any, tmp_path: Path
         assert [seed for seed in seeds(tmp_path) if seed in done.out + done.err] == []
     assert "nothing to change" in again.err
     assert "added agent greeter" in agent.err and "counts when the broker starts" in agent.err
-    assert variables(agent.out).keys() == {"ORCHESTRATOR_FREE_URL", "ORCHESTRATOR_FREE_NKEY", "ORCHESTRATOR_FREE_CA"}
+    assert variables(agent.out).keys() == {f"ORCHESTRATOR_FREE_{name}" for name in ("URL", "NKEY", "INBOX", "CA")}
     assert repeated.json == [{"changed": [], "running": None, "environment": variables(agent.out)}]
     users = {user["user"]: user for user in shown.json[0]["users"]}
     assert users["greeter"]["sessions"] == ["a", "b"]
@@ -101,6 +101,7 @@ async def test_up_secure_is_accounts_keys_and_tls_with_one_flag(command: Any, ev
     (command.folder / "greeter.py").write_text(GREETER)
     launcher = command.start("launch", str(command.folder / "greeter.py"), **agent)
     await eventually(lambda: "agent ready" in launcher.output, 60)
+    assert command("sessions", **operator).code == 0
     sent = command("send", "s", "Ada", "--to", "greeter", "--from", "ann", "--wait", "--json", **operator)
     stranger = command("sessions", **agent | {"ORCHESTRATOR_FREE_NKEY": ""})
 
