@@ -295,6 +295,7 @@ async def service(place: Place, programs: Any, folder: Path, eventually: Any) ->
     )
     program = programs.start(script, *arguments)
     await eventually(lambda: "tokens of" in program.output, 60)
+    await prepare(place.folder, "acme")
     yield program
     program.kill()
 
@@ -317,8 +318,9 @@ async def test_one_of_two_may_be_killed_under_200_connects_and_none_fails(
                 failed.append(error)
 
         tasks = [asyncio.create_task(come_in(number)) for number in range(200)]
-        for _ in range(30):
-            await done.acquire()
+        async with asyncio.timeout(60):
+            for _ in range(30):
+                await done.acquire()
         one.send(signal.SIGKILL)
         async with asyncio.timeout(100):
             await asyncio.gather(*tasks)
