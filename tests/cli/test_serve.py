@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from orchestrator_free.broker import Broker
 
 ALL = (
-    "up", "demo", "launch", "send", "tail", "sessions", "show", "delete", "export", "import", "lag",
+    "up", "callout", "demo", "launch", "send", "tail", "sessions", "show", "delete", "export", "import", "lag",
     "cancel", "steer", "redirect", "pause", "resume", "ask", "asks", "answer", "approve", "deny", "withdraw",
     "state", "tools", "presence", "away", "back", "floor", "desk", "brief", "branch", "edit", "regenerate", "fork", "notify",
     "broker", "token", "synadia",
