@@ -57,7 +57,7 @@ agent.main()
 CLUSTERS = (
     "chaos/test_cluster", "chaos/test_rolling", "chaos/test_shards", "chaos/test_timers", "chaos/test_coordination_cluster",
     "chaos/test_state", "deploy/test_leaf", "deploy/test_clusters",
-    "durable_streams/test_cluster",
+    "durable_streams/test_cluster", "chaos/test_isolated_cluster",
 )  # fmt: skip
 #: what takes longest begins first; several workers then end at about the same time
 LONG = (
