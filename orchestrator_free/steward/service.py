@@ -23,6 +23,7 @@ _QUEUE: Final = "steward"
 _AT_ONCE: Final = 256
 _TRY_AGAIN: Final = 10008
 _SWEEP_SECONDS: Final = 600.0
+_DO: Final = "set allow_rollup_hdrs to false on the shards and the object store, then start everything again"
 
 
 class Steward:
@@ -44,6 +45,7 @@ class Steward:
         self._sweep_seconds = sweep_seconds
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.Task[None] | None = None
+        self._warned = False
         self.done = 0
         self.refused = 0
         self.dropped = 0
@@ -82,6 +84,11 @@ class Steward:
 
     async def _do(self, what: str, payload: bytes, header: bytes) -> dict[str, Any]:
         duty, _, rest = what.partition(".")
+        if self._log.wire.rollups and duty != "compact" and not self._warned:
+            self._warned = True
+            _log.error(
+                "agents of an isolated account are here, and the log takes roll-ups: any of them can wipe it", do=_DO
+            )
         if duty == "object":
             return await duties.describe(self._broker.objects, rest, payload)
         if duty == "consumer":

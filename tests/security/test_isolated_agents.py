@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 
 from orchestrator_free import Agent, Broker, Run, contract
 from orchestrator_free.errors import BrokerError, PermissionDenied
@@ -171,3 +172,13 @@ async def test_a_killed_agent_is_taken_over(
     assert run["attempt"] == 2 and "".join(part["text"] for part in run["parts"]) == "attempt 2 done"
     assert view["leases"], second.output
     assert "permissions violation" not in first.output + second.output
+
+
+async def test_isolated_agents_beside_a_log_that_takes_roll_ups_are_reported(place: Place) -> None:
+    """Half of the isolation is none: the gateway's log says so, and what to do."""
+    with structlog.testing.capture_logs() as logs:
+        async with place.core(isolated=False), serving(place.url("critic"), "critic", critic):
+            pass
+
+    (said,) = [entry for entry in logs if entry["log_level"] == "error"]
+    assert "takes roll-ups" in said["event"] and "allow_rollup_hdrs" in said["do"]
