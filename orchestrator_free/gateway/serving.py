@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _logger: Final = logging.getLogger(__name__)
 _BACKLOG: Final = 2048
+#: longer than clients keep an idle connection: a POST into one that is just being closed fails, and is not repeated
+_KEEP_ALIVE_SECONDS: Final = 75
 #: what a client may send in one WebSocket message
 WEBSOCKET_BYTES: Final = 1024 * 1024
 
@@ -59,6 +61,7 @@ class Server:
         """
         defaults: dict[str, Any] = {
             "http": Door(limits),
+            "timeout_keep_alive": _KEEP_ALIVE_SECONDS,
             "timeout_graceful_shutdown": max(1, round(0.6 * drain_seconds)),
             "ws": "websockets-sansio",
             "ws_max_size": WEBSOCKET_BYTES,

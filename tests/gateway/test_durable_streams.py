@@ -11,6 +11,9 @@ import pytest
 
 from orchestrator_free import contract
 from orchestrator_free.gateway.settings import GatewaySettings
+from tests.gateway.identity import bearer, guard, guarded, token
+
+__all__ = ["guard", "guarded", "token"]  # fixtures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -519,3 +522,34 @@ async def test_it_is_described(gateway: Any) -> None:
     assert {"put", "post", "get", "head", "delete"} <= set(paths["/v1/stream/{path}"])
     assert {"get", "post"} <= set(paths["/v1/stream"])
     assert "get" in paths["/sessions/{session}/stream"]
+
+
+# -- who asks -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_token_opens_its_own_streams_and_sessions_and_no_others(
+    guarded: Any, token: Any, pen: Any, path: str
+) -> None:
+    """Also over one connection for many, as the source of a fork, and as the stream of a session."""
+    name = path.removeprefix("/v1/stream/")
+    own = bearer(token("ann", pen.session, streams=[f"{name}*"]))
+    other = bearer(token("bob", "elsewhere", streams=["others/*"]))
+    reader = bearer(token("cyd", pen.session, cap=["read"], streams=[f"{name}*"]))
+    await pen.story("ada")
+    http = guarded.http
+    assert (await http.put(path, headers=TEXT)).status_code == 401
+    assert (await http.put(path, headers={**TEXT, **reader})).status_code == 403
+    assert (await http.put(path, headers={**TEXT, **other})).status_code == 403
+    assert (await http.put(path, headers={**TEXT, **own}, content=b"x")).status_code == 201
+    assert (await http.get(path, headers=reader)).text == "x"
+    fork = {**TEXT, **other, "stream-forked-from": path}
+    assert (await http.put("/v1/stream/others/fork", headers=fork)).status_code == 403
+    many = {"streams": {name: "-1"}}
+    assert (await http.post("/v1/stream?live=sse", json=many)).status_code == 401
+    assert (await http.post("/v1/stream?live=sse", json=many, headers=other)).status_code == 403
+    async with http.stream("POST", "/v1/stream?live=sse", json=many, headers=reader) as response:
+        assert await Events(response).next() == ("data", "x")
+    assert (await http.get(f"/sessions/{pen.session}/stream", headers=own)).status_code == 200
+    assert (await http.get(f"/sessions/{pen.session}/stream", headers=other)).status_code == 404
+    narrow = bearer(token("dan", pen.session, agents=["ada"]))
+    assert (await http.get(f"/sessions/{pen.session}/stream", headers=narrow)).status_code == 403

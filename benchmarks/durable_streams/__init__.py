@@ -1,0 +1,1 @@
+"""Durable Streams at the gateway beside the reference server of the protocol, in one run."""
