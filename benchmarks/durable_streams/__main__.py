@@ -87,10 +87,8 @@ def table(best: dict[str, dict[str, Any]]) -> str:
                 continue
             unit = "/s" if measure_name == "per_second" else " ms"
             name = "appends" if measure_name == "per_second" else measure_name
-            cells = [
-                f"{best[one][what][measure_name]:,.2f}{unit} ({best[one][what][measure_name] / reference:.2f}×)"
-                for one in PORTS
-            ]
+            values = [best[one][what][measure_name] for one in PORTS]
+            cells = [f"{value:,.2f}{unit} ({value / reference:.2f} x)" for value in values]
             lines.append(f"| {what}: {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -104,8 +102,8 @@ def main() -> None:
     best = measure(options.rounds, options.seconds)
     command = f"python -m benchmarks.durable_streams --rounds {options.rounds} --seconds {options.seconds:g}"
     about = (
-        f"# Durable Streams beside the reference server\n\n`{command}`: events of 250 bytes, {platform.machine()}, "
-        f"Python {platform.python_version()}; best of the rounds, in parentheses the ratio to the reference server on files. "
+        f"# Durable Streams beside the reference server\n\n`{command}`: events of 250 bytes, "
+        f"Python {platform.python_version()}; best of the rounds, in parentheses the ratio to the reference on files. "
         "Everything on one machine of two cores with other work beside it: compare within a row.\n\n"
     )
     RESULT.write_text(about + table(best) + "\n")

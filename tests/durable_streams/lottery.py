@@ -20,6 +20,7 @@ class Lottery:
         self.port = 0
         self.counts: Counter[int] = Counter()
         self._random = random.Random(1)
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._on_client, "127.0.0.1", self.port)
@@ -28,22 +29,36 @@ class Lottery:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _on_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            head = await reader.readuntil(b"\r\n\r\n")
-            lines = [line for line in head[:-4].split(b"\r\n") if not line.lower().startswith(b"connection:")]
-            port = self._random.choice(self.ports)
-            self.counts[port] += 1
-            upstream, out = await asyncio.open_connection("127.0.0.1", port)
-            out.write(b"\r\n".join([*lines, b"connection: close", b"", b""]))
-            there = asyncio.create_task(_copy(reader, out))
-            try:
-                await _copy(upstream, writer)
-            finally:
-                there.cancel()
-                out.close()
-        writer.close()
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                await self._pass_on(reader, writer)
+        finally:
+            writer.close()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        lines = [line for line in head[:-4].split(b"\r\n") if not line.lower().startswith(b"connection:")]
+        port = self._random.choice(self.ports)
+        self.counts[port] += 1
+        upstream, out = await asyncio.open_connection("127.0.0.1", port)
+        out.write(b"\r\n".join([*lines, b"connection: close", b"", b""]))
+        ways = [asyncio.create_task(_copy(reader, out)), asyncio.create_task(_copy(upstream, writer))]
+        try:  # a client that leaves is as much an end as an answer that does
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            out.close()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -51,4 +66,3 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while piece := await reader.read(65536):
             writer.write(piece)
             await writer.drain()
-        writer.close()
