@@ -226,12 +226,16 @@ class DurableStreams:
         swept = loop.time()
         while True:
             await asyncio.sleep(_TICK_SECONDS)
-            self._forget()
-            await asyncio.gather(*(self._look_after(stream) for stream in list(self.opened.values()) if stream.watched))
-            if loop.time() > swept + _SWEEP_SECONDS:
-                swept = loop.time()
-                with contextlib.suppress(BrokerError):
+            try:
+                self._forget()
+                await asyncio.gather(*(self._look_after(one) for one in list(self.opened.values()) if one.watched))
+                if loop.time() > swept + _SWEEP_SECONDS:
+                    swept = loop.time()
                     await self.sweep()
+            except BrokerError as error:
+                _log.debug("the broker is away; housekeeping goes on later", error=str(error))
+            except Exception:
+                _log.exception("housekeeping of durable streams failed")
 
     def _forget(self) -> None:
         """Drop what nobody uses; the longest unused ones at once where memory is short."""
