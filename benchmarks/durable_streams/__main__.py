@@ -116,7 +116,7 @@ def main() -> None:
     about = (
         f"# Durable Streams beside the reference server\n\n`{command}`: events of 250 bytes, "
         f"Python {platform.python_version()}; best of the rounds, in parentheses the ratio to the reference on files. "
-        f"Both sync each append. Two cores, load {os.getloadavg()[0]:.0f} of other work beside it: compare within a row.\n\n"
+        f"Both sync each append. Load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores: compare within a row.\n\n"
     )
     RESULT.write_text(about + table(best) + "\n")
     print(RESULT.read_text())
