@@ -61,6 +61,9 @@ Limit = Annotated[
     ),
 ]
 
+Linger = Annotated[
+    float, typer.Option(help="After SIGTERM, seconds of serving on while /readyz says 503.", min=0, max=600)
+]
 Audit = Annotated[
     Literal["off", "on", "strict"] | None,
     typer.Option(help="Write down who does what; strict: no answer before. On where tokens are asked for."),
@@ -75,16 +78,22 @@ class Guarding:
         verifier: checks tokens; None: nobody is asked for one.
         settings: the gateway's.
         words: what a person who starts it has to know.
+        linger_seconds: how long it goes on serving after it was told to stop, not ready any more.
     """
 
     verifier: Verifier | None
     settings: GatewaySettings
     words: tuple[str, ...] = ()
+    linger_seconds: float = 0.0
 
     def audited(self, mode: Literal["off", "on", "strict"] | None) -> Guarding:
         """Return it with an audit log: as asked for, or by itself where somebody is known."""
         chosen = mode or ("off" if self.verifier is None else "on")
         return replace(self, settings=replace(self.settings, audit=chosen))
+
+    def lingering(self, seconds: float) -> Guarding:
+        """Return it with time for load balancers to notice that it stops."""
+        return replace(self, linger_seconds=seconds)
 
     def streaming(self, long_poll_seconds: float, append_mib: int) -> Guarding:
         """Return it with what durable streams may cost."""

@@ -28,6 +28,7 @@ from orchestrator_free.cli.guarding import (
     AuthKeys,
     Guarding,
     Limit,
+    Linger,
     MetricsFor,
     Open,
     TrustProxy,
@@ -100,7 +101,11 @@ async def _gateway(
     http = Server(gateway.app, host=host, port=port, on_drain=gateway.drain, **tls)
     async with monitor, Steward(broker), _listening(http) as server:
         shown = f"[{server.host}]" if ":" in server.host else server.host
-        yield f"{'https' if tls else 'http'}://{shown}:{server.port}"
+        try:
+            yield f"{'https' if tls else 'http'}://{shown}:{server.port}"
+        finally:
+            gateway.draining = True
+            await asyncio.sleep(guarding.linger_seconds)
 
 
 @asynccontextmanager
@@ -135,6 +140,7 @@ def up(
     metrics: MetricsFor = None,
     limit: Limit = None,
     audit: Audit = None,
+    linger: Linger = 0.0,
     shards: Shards = None,
     replicas: Replicas = None,
     tls: Tls = False,
@@ -151,7 +157,7 @@ def up(
         guarding = guarding_of(
             host, keys=auth_keys, jwks=auth_jwks, issuer=auth_issuer, audience=auth_audience, unguarded=open_,
             origins=allow_origin or (), proxies=trust_proxy or (), metrics=metrics, limits=limit or (),
-        ).audited(audit).streaming(long_poll_seconds, append_mib)  # fmt: skip
+        ).audited(audit).lingering(linger).streaming(long_poll_seconds, append_mib)  # fmt: skip
         used, shown = choose(
             broker, settings, monitor_url, folder=broker_dir, secure=secure, tls=tls, own=(tls_certificate, tls_key)
         )

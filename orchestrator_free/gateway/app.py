@@ -166,8 +166,9 @@ class Gateway:
                 await self.recorder.close()
 
     async def drain(self) -> None:
-        """Say that no new work should come; called when the server begins to stop."""
+        """Say that no new work should come, and to feeds that they end; called when the server begins to stop."""
         self.draining = True
+        self.hub.say("cut", {"reason": "drain"})
 
     # -- sessions -----------------------------------------------------------------------------------------------
 

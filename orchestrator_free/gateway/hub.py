@@ -115,6 +115,11 @@ class Hub:
             if beat:
                 channel.heartbeat()
 
+    def say(self, name: str, body: object) -> None:
+        """Write a control frame to every client of every session."""
+        for channel in self._channels.values():
+            channel.say(name, body)
+
     def close(self) -> None:
         """Cut every feed."""
         for task in self._moves:

@@ -36,7 +36,7 @@ ALL = (
     "cancel", "steer", "redirect", "pause", "resume", "ask", "asks", "answer", "approve", "deny", "withdraw",
     "state", "tools", "presence", "away", "back", "floor", "desk", "brief", "branch", "edit", "regenerate", "fork", "notify",
     "broker", "token", "synadia",
-    "doctor", "deadletters", "pause-agent", "resume-agent", "drain", "backup", "restore", "audit", "retain", "erase", "inspect",
+    "doctor", "deadletters", "pause-agent", "resume-agent", "drain", "backup", "restore", "audit", "retain", "erase", "inspect", "insights",
 )  # fmt: skip
 NEED_A_BROKER = (
     ("send", "s", "x"), ("tail", "s"), ("sessions",), ("show", "s"), ("delete", "s", "-y"), ("export", "s"), ("lag",),
