@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -72,12 +72,21 @@ async def prepare(folder: BrokerFolder, tenant: str) -> None:
     Raises:
         ConfigMismatch: there are streams with another structure.
     """
+    users = folder.plan.tenant(tenant).users
+    await bind(folder, tenant, {user.name: user.sessions for user in users if user.role in NARROW})
+
+
+async def bind(folder: BrokerFolder, tenant: str, agents: Mapping[str, tuple[str, ...]]) -> None:
+    """Make what is missing of a tenant's streams, and the consumers of agents for their sessions, none for all.
+
+    Raises:
+        ConfigMismatch: there are streams with another structure.
+    """
     async with connect(**folder.options(tenant, FIRST_USERS[0]), settings=stream_settings(folder)) as broker:
-        for user in folder.plan.tenant(tenant).users:
-            if user.role in NARROW:
-                for shard in range(broker.log.shards):
-                    for make in (contract.agent_consumer, contract.control_consumer):
-                        await _bound(broker.log.wire, shard, make(shard, user.name, sessions=user.sessions))
+        for name, sessions in agents.items():
+            for shard in range(broker.log.shards):
+                for make in (contract.agent_consumer, contract.control_consumer):
+                    await _bound(broker.log.wire, shard, make(shard, name, sessions=sessions))
 
 
 async def prepare_all(folder: BrokerFolder) -> None:

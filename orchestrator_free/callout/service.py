@@ -20,10 +20,11 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from orchestrator_free.brokerdir import BrokerFolder, Plan
 from orchestrator_free.brokerdir.layout import AUTH_SECONDS
 from orchestrator_free.brokerdir.plan import Callout
+from orchestrator_free.brokerdir.running import bind
 from orchestrator_free.brokerdir.seeds import read_seed
 from orchestrator_free.callout import envelopes
 from orchestrator_free.callout.grants import Grant, grant_of, user_claims
-from orchestrator_free.errors import InvalidInput, NotAuthenticated, TokenExpired
+from orchestrator_free.errors import BrokerError, InvalidInput, NotAuthenticated, TokenExpired
 from orchestrator_free.identity.tokens import Verifier
 from orchestrator_free.jetstream import Wire, WireOptions
 
@@ -32,6 +33,8 @@ _log = structlog.get_logger("orchestrator_free.callout")
 _SUBJECT: Final = "$SYS.REQ.USER.AUTH"
 _QUEUE: Final = "orchestrator-free-callout"
 _SERVER_KEY: Final = b"\r\nNats-Server-Xkey: "
+#: an agent whose queue takes longer is refused, and tries again
+_BIND_SECONDS: Final = 5.0
 #: between two looks at the plan, which tenants and revocations come from
 _LOOK_SECONDS: Final = 0.5
 
@@ -66,6 +69,7 @@ class CalloutService:
         self._wire = wire
         self._metrics = metrics
         self._answering: set[asyncio.Task[None]] = set()
+        self._bindings: set[tuple[str, tuple[str, ...]]] = set()
         self._looked = time.monotonic()
         self._stamp = folder.stamp()
 
@@ -127,9 +131,10 @@ class CalloutService:
         asked_by = question.get("client_info", {}).get("host", "")
         try:
             grant = await self._grant(question)
+            await self._bind(grant)
         except TokenExpired as error:
             return self._refuse("expired", error, asked_by)
-        except NotAuthenticated as error:
+        except (NotAuthenticated, BrokerError, InvalidInput, TimeoutError) as error:
             return self._refuse("refused", error, asked_by)
         self._metrics.answers.labels("let_in").inc()
         _log.debug("let in", who=grant.name, role=grant.role, host=asked_by)
@@ -149,6 +154,18 @@ class CalloutService:
             raise NotAuthenticated("a key that the plan does not have, or not signed with it")
         tenant, user = found
         return Grant(tenant=tenant.name, member=user.name, role=user.role, sessions=user.sessions, issued=0, expires=0)
+
+    async def _bind(self, grant: Grant) -> None:
+        """Give an agent a queue of its own sessions before it comes in: it may not make one, nor change it.
+
+        Raises:
+            BrokerError, InvalidInput: that cannot be done, so it must not come in.
+        """
+        about = grant.name, grant.sessions
+        if grant.sessions and about not in self._bindings:
+            async with asyncio.timeout(_BIND_SECONDS):
+                await bind(self._folder, grant.tenant, {grant.member: grant.sessions})
+            self._bindings.add(about)
 
     def _refuse(self, outcome: str, error: Exception, host: str) -> dict[str, str]:
         self._metrics.answers.labels(outcome).inc()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import json
 import signal
 import time
@@ -12,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import jwt
+import nkeys
 import pytest
 from nacl.public import PrivateKey
 
-from orchestrator_free import connect
+from orchestrator_free import connect, contract
 from orchestrator_free.brokerdir import BrokerFolder
 from orchestrator_free.brokerdir.plan import Plan, Tenant
 from orchestrator_free.brokerdir.running import embedded, kick, prepare, reload, system
@@ -23,11 +26,12 @@ from orchestrator_free.brokerdir.seeds import encode_key
 from orchestrator_free.callout import envelopes
 from orchestrator_free.callout.grants import AUDIENCE, REQUIRED, grant_of, mint
 from orchestrator_free.callout.service import CalloutService
-from orchestrator_free.errors import InvalidInput, NotAuthenticated, PermissionDenied, TokenExpired
+from orchestrator_free.errors import BrokerError, InvalidInput, NotAuthenticated, PermissionDenied, TokenExpired
 from orchestrator_free.identity.keys import Key, make_key, public_path, read_key, read_key_file, write_new_keys
 from orchestrator_free.identity.keysets import FileKeys
 from orchestrator_free.identity.tokens import Verifier
 from orchestrator_free.identity.tokens import mint as mint_for_gateway
+from orchestrator_free.steward import Steward
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -234,6 +238,30 @@ async def _refused(place: Place, token: str) -> bool:
         return True
 
 
+async def test_an_agent_by_token_is_bound_to_its_sessions(served: Place) -> None:
+    """What is said to it elsewhere is not in its queue, it cannot write there, and it cannot make itself another queue."""
+    async with served.connect(served.token()) as gateway, Steward(gateway):
+        for name in ("mine", "other"):
+            await gateway.session(name).create()
+            await gateway.session(name).send("hi", to="bound")
+        token = served.token("bound", "isolated", sessions=["mine"])
+        async with served.connect(token, "bound") as bound:
+            with pytest.raises(PermissionDenied):
+                await bound.session("other").state.set("x", 1)
+            await bound.session("mine").state.set("x", 1)
+            wide = contract.agent_consumer(0, "bound")
+            with contextlib.suppress(BrokerError):
+                await bound.log.wire.api(
+                    "CONSUMER.CREATE.SESSIONS_0.agent-bound", {"stream_name": "SESSIONS_0", "config": wide}
+                )
+        state = await gateway.log.consumer(0, contract.agent_consumer_name("bound"))
+        info = await gateway.log.wire.api("CONSUMER.INFO.SESSIONS_0.agent-bound")
+
+    assert state is not None
+    assert {subject.split(".")[2] for subject in info["config"]["filter_subjects"]} == {"mine"}
+    assert info["num_pending"] == 1
+
+
 async def test_a_key_that_the_plan_lost_opens_nothing(served: Place, eventually: Any) -> None:
     """A user that is added comes in by key through the service; removed, its connection is kicked and it is refused."""
     served.folder.add("acme", "billing", "service")
@@ -417,3 +445,22 @@ def test_tokens_are_made_only_for_what_can_be() -> None:
     claims = jwt.decode(mint(key, "a", "isolated", tenant="t"), options={"verify_signature": False})
     with pytest.raises(NotAuthenticated, match="isolated"):
         grant_of(claims, plan, now=time.time())
+
+
+def test_a_key_is_shown_by_what_it_signs(made: Place) -> None:
+    """The server's own nonce, signed with the secret half; a public key alone, or another nonce, shows nothing."""
+    seed = bytearray(made.folder.seed("acme", "gateway").read_bytes().strip())
+    pair = nkeys.from_seed(seed)
+    key, signature = pair.public_key.decode(), base64.b64encode(pair.sign(b"nonce")).decode()
+
+    assert envelopes.signed_by(key, "nonce", signature)
+    assert envelopes.signed_by(key, "nonce", signature.rstrip("=").replace("+", "-").replace("/", "_"))
+    other = made.folder.plan.tenant("rival").users[0].nkey
+    for bad in (
+        (key, "other", signature),
+        (key, "", signature),
+        (other, "nonce", signature),
+        (key, "nonce", ""),
+        ("", "nonce", signature),
+    ):
+        assert not envelopes.signed_by(*bad), bad
