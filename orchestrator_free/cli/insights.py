@@ -22,6 +22,7 @@ from orchestrator_free.insights.plots import write_png
 from orchestrator_free.insights.viewers import read_viewers
 from orchestrator_free.subjects import check_name
 
+_STATUSES: Final = ("done", "error", "failed", "cancelled", "rejected", "lost")
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -91,7 +92,7 @@ def _write(file: Path, text: str) -> None:
 
 def render(report: dict[str, Any]) -> Group:
     """Return the report for a terminal."""
-    parts: list[RenderableType] = [_summary(report), Text(), _agents(report["agents"])]
+    parts: list[RenderableType] = [_summary(report), *_agents(report["agents"])]
     viewers = report.get("viewers")
     if viewers and viewers["first_token"]:
         parts += [Text(), _viewers(viewers)]
@@ -129,20 +130,34 @@ def _summary(report: dict[str, Any]) -> Table:
     return table
 
 
-def _agents(agents: dict[str, Any]) -> Table:
-    heads = ("runs", "done", "error", "failed", "cancelled", "rejected", "lost", "cancels", "redirects", "taken over",
-             "silent", "waited p95", "first p50", "first p95", "run p95")  # fmt: skip
-    table = Table("agent", box=None, pad_edge=False)
-    for head in heads:
-        table.add_column(head, justify="right")
-    for name, agent in agents.items():
-        ends, controls = agent["statuses"], agent["controls"]
-        counts = [agent["runs"], *(ends.get(word, 0) for word in heads[1:7])]
-        counts += [controls.get("cancel", 0), controls.get("redirect", 0), agent["taken_over"], agent["silent"]]
-        first = agent["first_output"]
-        times = (agent["waited"]["p95"], first["p50"], first["p95"], agent["seconds"]["p95"])
-        table.add_row(clean(name), *map(str, counts), *map(seconds, times))
-    return table
+def _ends(agent: dict[str, Any]) -> list[str]:
+    return [str(agent["runs"]), *(str(agent["statuses"].get(word, 0)) for word in _STATUSES)]
+
+
+def _steps(agent: dict[str, Any]) -> list[str]:
+    controls = (agent["controls"].get(word, 0) for word in ("cancel", "redirect", "steer"))
+    return [*map(str, controls), str(agent["taken_over"]), str(agent["silent"])]
+
+
+def _times(agent: dict[str, Any]) -> list[str]:
+    return [seconds(agent[what][which]) for what in ("waited", "first_output", "seconds") for which in ("p50", "p95")]
+
+
+def _agents(agents: dict[str, Any]) -> list[RenderableType]:
+    """Return three tables that fit on a terminal of 80 columns."""
+    found: list[RenderableType] = []
+    for title, heads, row in (
+        ("how runs end", ("runs", *_STATUSES), _ends),
+        ("stepping in", ("cancels", "redirects", "steers", "taken over", "silent"), _steps),
+        ("times", ("waited p50", "p95", "first p50", "p95", "run p50", "p95"), _times),
+    ):
+        table = Table(title, box=None, pad_edge=False)
+        for head in heads:
+            table.add_column(head, justify="right", no_wrap=True)
+        for name, agent in agents.items():
+            table.add_row(clean(name), *row(agent))
+        found += [Text(), table]
+    return found
 
 
 def _viewers(viewers: dict[str, Any]) -> Table:

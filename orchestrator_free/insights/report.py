@@ -28,7 +28,8 @@ KNOWN: Final = {
     "them (runs of this version on) or the run's events still stand, and of runs with one attempt; `unknown` counts "
     "the rest. It is the time in the log; at the viewer see --gateway and the dashboards.",
     "silence": "Of the last attempt; waiting for people is no silence.",
-    "waited": "From the input stored, by the broker's clock, to the run begun, by the agent's: milliseconds are noise.",
+    "waited": "From the input stored, by the broker's clock, to the run begun, by the agent's: milliseconds are "
+    "noise. Waiting in a session's line is in it.",
     "overlap": "Inputs that an agent refused, or dropped for a later one, are runs that ended rejected or cancelled.",
     "sessions": "Sessions that were created and not deleted. Imported and forked history is not counted again.",
 }

@@ -32,6 +32,7 @@ async def test_insights_of_a_real_session(
 
     assert shown.code == 0
     assert "1, half of them shorter than" in shown.out
+    assert all(head in shown.out for head in ("cancelled", "taken over", "waited p50"))  # whole, on 80 columns
     assert report["sessions"] == 1
     assert report["agents"][name]["statuses"] == {"done": 1}
     assert report["agents"][name]["first_output"]["count"] == 1
