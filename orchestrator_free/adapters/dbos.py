@@ -128,6 +128,25 @@ class _Present:
     def __init__(self) -> None:
         self._runs: dict[str, Run] = {}
         self._changed = asyncio.Event()
+        self._steps: dict[str, set[asyncio.Future[Any]]] = {}
+
+    async def work(self, workflow: str, step: Awaitable[R]) -> R:
+        """Do a step; when its run is cancelled it is stopped, whatever it waits for."""
+        task: asyncio.Future[R] = asyncio.ensure_future(step)
+        self._steps.setdefault(workflow, set()).add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise SourceFailed("the run was cancelled") from None  # for DBOS: the workflow's task goes on
+            raise
+        finally:
+            self._steps.get(workflow, set()).discard(task)
+
+    def stop(self, workflow: str) -> None:
+        """Stop the steps that a workflow is at."""
+        for task in self._steps.pop(workflow, ()):
+            task.cancel()
 
     def enter(self, workflow: str, run: Run) -> None:
         self._runs[workflow] = run
@@ -159,7 +178,7 @@ def step(function: Callable[Concatenate[Step, P], Awaitable[R]]) -> Callable[P, 
     async def recorded(*args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         run = await _present.get(engine.workflow_id)
         shown = Step(run, f"step{engine.step_id}")
-        output = await function(shown, *args, **kwargs)
+        output = await _present.work(engine.workflow_id, function(shown, *args, **kwargs))
         await shown.close()
         return {"output": output, _WROTE: shown.bodies}
 
@@ -192,7 +211,9 @@ async def publish(run: Run, workflow: Callable[..., Awaitable[R]], *args: Any, *
         result: R = await handle.get_result()
         return result
     except asyncio.CancelledError:
-        await engine.cancel_workflow_async(id)
+        if run.stopped:  # and not because this process ends: then another one goes on
+            await engine.cancel_workflow_async(id)
+            _present.stop(id)
         raise
     except OrchestratorFreeError:
         raise

@@ -105,6 +105,11 @@ class Run:
         self.session = session
         self.asks = RunAsks(session, self.agent, self.id, self.emit)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether a cancel or a redirect has ended it; a handler that is cancelled without has to go elsewhere."""
+        return self._active.stop is not None
+
     async def emit(self, body: Mapping[str, Any]) -> None:
         """Write an event of the vocabulary (`orchestrator_free.vocabulary`) as it is; unknown types pass through.
 
@@ -152,8 +157,7 @@ class Run:
 
     async def _stream(self, kind: str, text: str) -> None:
         if self._open is None or self._open[0] != kind:
-            await self._close_part()
-            self._open = (kind, self._next())
+            self._open = (kind, await self.part())
         event = {"type": f"{kind}.delta", "part": self._open[1], "text": text}
         if not text.isascii():
             encode(event)  # half a surrogate pair is refused here, not when it is too late
@@ -276,10 +280,8 @@ class Run:
         Each is `applied` in the log by being returned here; those never looked at become `too_late`.
         """
         await self._active.going.wait()
-        return [
-            Steer(self._who_says(event), event.body["text"], event.body.get("data"))
-            for event in await self._active.take_steers()
-        ]
+        taken = await self._active.take_steers()
+        return [Steer(self._who_says(event), event.body["text"], event.body.get("data")) for event in taken]
 
     def _who_says(self, steer: Event) -> str:
         """Return who said a steer: of an input that was given to this run, who sent it."""

@@ -56,7 +56,10 @@ async def three(shown, text):
 @adapter.step
 async def wait(shown):
     await shown.text("Waiting.")
-    await asyncio.Event().wait()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        done("stopped")
 
 @adapter.step
 async def fail(shown):
@@ -74,6 +77,9 @@ async def work(text):
 @agent
 async def handle(run: Run) -> None:
     DBOS.launch()
+    if run.input.text.startswith("status "):
+        status = await DBOS.get_workflow_status_async(run.input.text.removeprefix("status "))
+        return await run.text(status.status)
     await run.data("result", await adapter.publish(run, work, run.input.text))
 
 agent.main()
@@ -111,7 +117,7 @@ async def test_a_workflow_killed_in_the_middle_goes_on_after_its_last_step(
 async def test_a_cancel_cancels_the_workflow_and_a_failure_ends_the_run(
     ann: Any, programs: Any, tmp_path: Path, fresh: Any, eventually: Any
 ) -> None:
-    """Both keep what the steps had written."""
+    """Both keep what the steps had written; a step is stopped whatever it waits for, and DBOS knows it."""
     program(programs, tmp_path)
     session = ann.session(fresh("s"))
     await session.create()
@@ -124,9 +130,13 @@ async def test_a_cancel_cancels_the_workflow_and_a_failure_ends_the_run(
     await eventually(begun, 60)
     await session.control.cancel(sent.run)
     cancelled = await session.result("worker", sent.run, timeout=60)
+    await eventually(lambda: "stopped" in (tmp_path / "done.txt").read_text(), 60)
+    asked = f"status {session.id}.worker.{sent.run}"
+    status = await session.result("worker", (await session.send(asked, to="worker")).run, timeout=60)
     failed = await session.result("worker", (await session.send("fail", to="worker")).run, timeout=60)
 
     assert (cancelled["status"], texts(cancelled)) == ("cancelled", ["Waiting."])
+    assert texts(status) == ["CANCELLED"]
     assert (failed["status"], texts(failed)) == ("error", ["So far."])
     assert failed["error"] == "the workflow failed (KeyError)"
 

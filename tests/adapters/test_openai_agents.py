@@ -208,12 +208,19 @@ async def test_history_keeps_tool_calls(working: Any) -> None:
     assert (said[3]["output"], said[-1]["content"]) == ("clear in Rome", "Thanks")
 
 
-async def test_a_cancel_ends_the_request(working: Any, shown: Any) -> None:
-    """In the middle of an answer: the model's stream is closed, what was shown stays."""
-    model = Scripted([*streamed(say("Let me"))[:2], None])
+@pytest.mark.parametrize("paused", [False, True])
+async def test_a_cancel_ends_the_request(working: Any, shown: Any, paused: bool) -> None:
+    """In the middle of an answer, also of a paused run that reads nothing: the model's stream is closed."""
+    begin, more = streamed(say("Let me"))[:2], streamed(say("Let me"))[2]
+    going = asyncio.Event()
+    model = Scripted([*begin, *([going, *[more] * 9] if paused else []), None])
     async with working(handler(Agent("clerk", model=model))) as work:
         sent = await work.begin()
         await shown(work, "Let")
+        if paused:
+            await (await work.session.control.pause(to=work.agent, run=sent.run)).outcome(timeout=60)
+            going.set()
+            await work.session.state.set("trip", 1)
         await work.session.control.cancel(sent.run)
         run = await work.end()
         await asyncio.wait_for(model.closed.wait(), 20)

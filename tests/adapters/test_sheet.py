@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
 from datetime import date
@@ -138,6 +139,40 @@ async def test_what_the_handler_writes_before_and_after_keeps_its_place(working:
         run = await work.ask()
 
     assert texts(run) == ["Before.", "one", "two", "After."]
+
+
+async def test_a_paused_run_does_not_read_its_source_and_a_cancel_closes_it(
+    working: Any, shown: Any, eventually: Any
+) -> None:
+    """Not where it was read, where a cancel reaches it anyway, but between two events."""
+    read: list[int] = []
+    closed = asyncio.Event()
+
+    async def stream() -> AsyncIterator[Any]:
+        try:
+            for number in range(10**9):
+                read.append(number)
+                yield ("write", "text", f"w{number} ")
+        finally:
+            closed.set()
+
+    async def handle(run: Run) -> None:
+        await publish(run, stream(), Plain())
+
+    async with working(handle) as work:
+        sent = await work.begin()
+        await shown(work, "w9 ")
+        pause = await work.session.control.pause(to=work.agent, run=sent.run)
+        assert (await pause.outcome(timeout=60)).state == "applied"
+        seen = len(read)
+        await work.session.state.set("trip", 1)
+        assert len(read) <= seen + 1
+        assert not closed.is_set()
+        await work.session.control.cancel(sent.run)
+        await asyncio.wait_for(closed.wait(), 20)
+        run = await work.end()
+
+    assert run["status"] == "cancelled"
 
 
 @pytest.mark.parametrize(
