@@ -148,16 +148,21 @@ async def test_a_paused_run_does_not_read_its_source_and_a_cancel_closes_it(
     read: list[int] = []
     closed = asyncio.Event()
 
-    async def stream() -> AsyncIterator[Any]:
-        try:
-            for number in range(10**9):
-                read.append(number)
-                yield ("write", "text", f"w{number} ")
-        finally:
+    class Source:
+        """An endless stream that is no generator, so that nothing but `aclose` closes it."""
+
+        def __aiter__(self) -> Source:
+            return self
+
+        async def __anext__(self) -> Any:
+            read.append(len(read))
+            return ("write", "text", f"w{len(read)} ")
+
+        async def aclose(self) -> None:
             closed.set()
 
     async def handle(run: Run) -> None:
-        await publish(run, stream(), Plain())
+        await publish(run, Source(), Plain())
 
     async with working(handle) as work:
         sent = await work.begin()
