@@ -251,7 +251,8 @@ class Run:
         return await self.asks.approve(text, id=id, **more)
 
     async def client_tool(
-        self, tool: str, input: Any = None, *, to: Sequence[str] = (), seconds: float | None = None, id: str | None = None
+        self, tool: str, input: Any = None, *,
+        to: Sequence[str] = (), seconds: float | None = None, id: str | None = None,
     ) -> Any:  # fmt: skip
         """Have a client run a tool; return the first answer's value.
 
