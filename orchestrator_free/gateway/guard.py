@@ -6,6 +6,7 @@ Without a verifier everybody may do everything; that is for one host, and said a
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -62,6 +63,7 @@ class Gate:
         self.revocations = None if verifier is None else Revocations(bucket)
         self.watch = Watch(
             self.check,
+            self._ends,
             counts,
             born=self.spend_session,
             member_feeds=settings.member_feeds,
@@ -76,6 +78,9 @@ class Gate:
         self._watches = verifier is not None or counted or settings.audit != "off"
         counts.open.set(verifier is None)
 
+    def _ends(self, principal: Principal) -> float:
+        return math.inf if self.verifier is None else self.verifier.ends(principal)
+
     async def open(self) -> None:
         """Read the keys and what is revoked.
 
@@ -86,6 +91,7 @@ class Gate:
         if self.verifier is not None and self.revocations is not None:
             await self.verifier.keys.load()
             await self.revocations.bucket.open()
+            self.revocations.on_change = self.watch.doubt
             await self.revocations.load()
 
     async def run(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import Callable
 from typing import Final
 
 import orjson
@@ -49,12 +50,17 @@ async def revoke_member(bucket: AccessBucket, member: str, *, before: float | No
 
 
 class Revocations:
-    """What is revoked, as this gateway knows it."""
+    """What is revoked, as this gateway knows it.
+
+    Attributes:
+        on_change: called when it is something else.
+    """
 
     def __init__(self, bucket: AccessBucket) -> None:
         self.bucket = bucket
         self._tokens: frozenset[str] = frozenset()
         self._members: dict[str, float] = {}
+        self.on_change: Callable[[], object] = lambda: None
 
     async def load(self) -> None:
         """Read what is revoked.
@@ -62,9 +68,12 @@ class Revocations:
         Raises:
             BrokerError: it cannot be read.
         """
+        before = (self._tokens, self._members)
         self._tokens = frozenset(await self.bucket.below(_TOKENS))
         found = await self.bucket.below(_MEMBERS)
         self._members = {name: moment for name, text in found.items() if (moment := _moment(text)) is not None}
+        if before != (self._tokens, self._members):
+            self.on_change()
 
     def check(self, principal: Principal) -> None:
         """Check that a principal's token is not revoked.

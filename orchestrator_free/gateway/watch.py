@@ -6,6 +6,8 @@ A feed costs an entry in a dictionary here, and nothing per event.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,6 +48,7 @@ class Stay:
     watch: Watch
     principal: Principal
     address: str
+    ends: float = math.inf
     counted: bool = False
     kept: bool = False
     session: str = ""
@@ -77,6 +80,7 @@ class Watch:
     def __init__(
         self,
         check: Callable[[Principal], None],
+        ends: Callable[[Principal], float],
         counts: GuardCounts,
         *,
         born: Callable[[Principal], None] = lambda _: None,
@@ -87,12 +91,15 @@ class Watch:
 
         Args:
             check: raises `NotAuthenticated` when a principal counts no more.
+            ends: says when it will not for sure, in seconds since 1970.
             counts: what is counted.
             born: raises `TooManyRequests` when a principal has begun too many sessions.
             member_feeds: one member may have so many at a time; 0 for any number.
             address_feeds: the same for one address.
         """
         self._check = check
+        self._ends = ends
+        self._doubtful = False
         self.born = born
         self.ended: Callable[[Stay], None] = lambda _: None
         self._told = counts
@@ -113,7 +120,7 @@ class Watch:
                 raise TooManyRequests(f"this {name} has {most} open feeds; close one, or wait", seconds=2)
         for count, key in zip(self._counts, keys, strict=True):
             count[key] += 1
-        return Stay(self, principal, address, counted=True)
+        return Stay(self, principal, address, self._ends(principal), counted=True)
 
     def end(self, stay: Stay) -> None:
         """Forget a request, or a feed."""
@@ -137,17 +144,27 @@ class Watch:
             except Exception:
                 _log.exception("looking after the open feeds failed")
 
+    def doubt(self) -> None:
+        """Check everybody at the next look: something was revoked."""
+        self._doubtful = True
+
     def look(self) -> None:
-        """Forget what has ended, cut what counts no more."""
-        for connection, stay in list(self._open.items()):
-            if not connection.closed:
-                try:
-                    self._check(stay.principal)
-                    continue
-                except NotAuthenticated as error:
-                    reason = EXPIRED if isinstance(error, TokenExpired) else REVOKED
-                    self._told.ended.labels(reason).inc()
-                    connection.expire(reason)
-            del self._open[connection]
-            self.end(stay)
-            self.ended(stay)
+        """Forget what has ended, cut what counts no more; of the others no more than a time is compared."""
+        now, doubtful = time.time(), self._doubtful
+        self._doubtful = False
+        for connection in [one for one, stay in self._open.items() if doubtful or stay.ends <= now or one.closed]:
+            stay = self._open[connection]
+            if connection.closed or self._cut(connection, stay):
+                del self._open[connection]
+                self.end(stay)
+
+    def _cut(self, connection: Open, stay: Stay) -> bool:
+        """Cut a connection whose token counts no more, and return whether that was so."""
+        try:
+            self._check(stay.principal)
+        except NotAuthenticated as error:
+            reason = EXPIRED if isinstance(error, TokenExpired) else REVOKED
+            self._told.ended.labels(reason).inc()
+            connection.expire(reason)
+            return True
+        return False

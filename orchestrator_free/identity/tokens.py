@@ -10,6 +10,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import jwt
@@ -87,6 +88,15 @@ def mint(
     return jwt.encode(claims, key.signing, algorithm=key.algorithm, headers={"kid": key.id})
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A token that was verified, with which key of which version of the keys."""
+
+    version: int
+    key: str
+    principal: Principal
+
+
 class Verifier:
     """Says who a token is, as often as it is shown."""
 
@@ -104,7 +114,7 @@ class Verifier:
         self.leeway = leeway
         self._issuer = issuer
         self._audience = audience
-        self._known: OrderedDict[str, tuple[int, Principal]] = OrderedDict()
+        self._known: OrderedDict[str, _Known] = OrderedDict()
 
     async def verify(self, token: str) -> Principal:
         """Return who a token is.
@@ -113,15 +123,19 @@ class Verifier:
             TokenExpired: its time is over.
             NotAuthenticated: it does not count; says why.
         """
-        key = await self._key(token)  # first: it may read the keys again
         known = self._known.get(token)
-        if known is None or known[0] != self.keys.version:
-            known = (self.keys.version, principal_of(self._claims(token, key)))
+        key = await self._key(_kid(token) if known is None else known.key)  # first: it may read the keys again
+        if known is None or known.version != self.keys.version:
+            known = _Known(self.keys.version, key.id, principal_of(self._claims(token, key)))
             self._known[token] = known
             if len(self._known) > _KEPT:
                 self._known.popitem(last=False)
-        self.check_time(known[1])
-        return known[1]
+        self.check_time(known.principal)
+        return known.principal
+
+    def ends(self, principal: Principal) -> float:
+        """Return when a token counts no more, in seconds since 1970."""
+        return float("inf") if principal.expires is None else principal.expires + self.leeway
 
     async def claims(self, token: str) -> dict[str, Any]:
         """Return what a token says, for who reads other claims than a `Principal` has.
@@ -130,7 +144,7 @@ class Verifier:
             TokenExpired: its time is over.
             NotAuthenticated: it does not count; says why.
         """
-        return self._claims(token, await self._key(token))
+        return self._claims(token, await self._key(_kid(token)))
 
     def check_time(self, principal: Principal) -> None:
         """Check that the time of a token is not over.
@@ -138,14 +152,11 @@ class Verifier:
         Raises:
             TokenExpired: it is.
         """
-        ended = time.time() - (principal.expires or float("inf"))
-        if ended >= self.leeway:
-            raise TokenExpired(f"the token has expired {ended:.0f} s ago; fetch a new one")
+        now = time.time()
+        if now >= self.ends(principal):
+            raise TokenExpired(f"the token has expired {now - (principal.expires or now):.0f} s ago; fetch a new one")
 
-    async def _key(self, token: str) -> Key:
-        if len(token) > _LONGEST:
-            raise NotAuthenticated(f"a token is no longer than {_LONGEST} characters")
-        id = _kid(token)
+    async def _key(self, id: str) -> Key:
         key = await self.keys.find(id)
         if key is None:
             raise NotAuthenticated(f"the token is signed with key {id[:40]!r}, which this gateway does not know")
@@ -184,6 +195,8 @@ def _kid(token: str) -> str:
     Raises:
         NotAuthenticated: it is no token, names none, or brings a key of its own.
     """
+    if len(token) > _LONGEST:
+        raise NotAuthenticated(f"a token is no longer than {_LONGEST} characters")
     try:
         header = jwt.get_unverified_header(token)
     except jwt.InvalidTokenError as error:
