@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -193,7 +194,7 @@ async def test_an_administrator_revokes_over_http(guarded: Any, pen: Any, token:
 
 
 async def test_what_a_forger_writes_into_the_bucket_revokes_nobody(
-    guarded: Any, pen: Any, token: Mint, ann: Any, broker_url: str
+    guarded: Any, pen: Any, token: Mint, ann: Any, eventually: Any
 ) -> None:
     """The broker can be made to put an answer of its own there; it is no entry, and breaks nothing."""
     await pen.create()
@@ -205,9 +206,21 @@ async def test_what_a_forger_writes_into_the_bucket_revokes_nobody(
             b'{"last_by_subj": "session.>"}',
             reply=f"$KV.orchestrator_free_access.{key}",
         )
+    # The worst that a member can do: words of its own choice, which the broker hands over as if it had asked for them.
+    said = {"type": "state.set", "value": 1, "before": 9_000_000_000}
+    await pen.write("mallory", "state", said, id="x")
+    asked = orjson.dumps({"last_by_subj": f"session.0.{pen.session}.mallory.state.x"})
+    wire.send("$JS.API.DIRECT.GET.SESSIONS_0", asked, reply="$KV.orchestrator_free_access.revoked.member.ann")
     await wire.api("STREAM.INFO.SESSIONS_0")
+    await eventually(lambda: _stored(wire, "revoked.member.ann", b"9000000000"))
     await guarded.gateway.gate.revocations.load()
     assert (await guarded.http.get(f"/sessions/{pen.session}", headers=bearer(token("ann")))).status_code == 200
+
+
+async def _stored(wire: Any, key: str, text: bytes) -> bool:
+    body = {"last_by_subj": f"$KV.orchestrator_free_access.{key}"}
+    found = await wire.api("STREAM.MSG.GET.KV_orchestrator_free_access", body)
+    return text in base64.b64decode(found["message"]["data"])
 
 
 async def test_a_gateway_takes_new_keys_while_it_runs(guarded: Any, pen: Any, token: Mint) -> None:

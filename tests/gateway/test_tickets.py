@@ -10,6 +10,7 @@ import pytest
 from websockets.asyncio.client import connect as dial
 from websockets.exceptions import InvalidStatus
 
+from orchestrator_free.broker import connect
 from orchestrator_free.gateway.tickets import Tickets
 from orchestrator_free.jetstream import AccessBucket
 from tests.gateway.identity import bearer, guard, guarded, token
@@ -73,6 +74,20 @@ async def test_many_who_show_one_ticket_at_once_are_one(guard: Any, pen: Any, to
                 *(opened(gateway, pen.session, ticket) for gateway in (first, second) for _ in range(10))
             )
             assert sorted(found) == [200] + [401] * 19
+
+
+async def test_an_entry_is_taken_once_however_many_look_at_it_at_the_same_time(
+    ann: Any, broker_url: str, guarded: Any
+) -> None:
+    """Everybody has read it before anybody has used it: the broker decides."""
+    async with connect(broker_url, member="gateway") as other:
+        buckets = [AccessBucket(ann.log), AccessBucket(other.log)]
+        for number in range(10):
+            await buckets[0].put(f"ticket.race{number}", b"sealed", ttl="30s")
+            found = await asyncio.gather(
+                *(bucket.take(f"ticket.race{number}") for bucket in buckets for _ in range(10))
+            )
+            assert sorted(map(bool, found)) == [False] * 19 + [True]
 
 
 async def test_a_ticket_is_for_its_session_its_page_and_feeds_only(

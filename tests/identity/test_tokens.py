@@ -124,6 +124,8 @@ async def test_forged_tokens_are_refused(verifier: Verifier, key: Any) -> None:
         "jwk": signed(mine, header={"kid": key.id, "jwk": own_jwk}),
         "jku": signed(mine, header={"kid": key.id, "jku": "https://evil.example/keys"}),
         "x5u": signed(mine, header={"kid": key.id, "x5u": "https://evil.example/cert"}),
+        "jwk beside a good signature": signed(key, header={"jwk": own_jwk}),
+        "x5c beside a good signature": signed(key, header={"x5c": ["AA"]}),
         "crit": signed(key, header={"crit": ["exp"]}),
         "crit of b64": signed(key, header={"crit": ["b64"], "b64": True}),
         "unknown kid": signed(mine),
