@@ -10,12 +10,36 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from orchestrator_free.broker import Broker
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+SECURE = """
+set -eu
+trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
+{keys}
+{up}
+ready() {{ for _ in $(seq 600); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done; echo "$* is not ready"; exit 1; }}
+gateway() {{ curl -sSf --cacert .orchestrator-free/secure/tls/ca.pem "$@"; }}
+ready gateway https://127.0.0.1:8080/healthz
+{key}
+{agent}
+token=$({token})
+as_ada() {{ gateway -H "Authorization: Bearer $token" "$@"; }}
+as_ada https://127.0.0.1:8080/sessions -d '{{"session": "ada-1"}}'
+as_ada https://127.0.0.1:8080/sessions/ada-1/inputs -d '{{"text": "Ada", "to": "greeter"}}'
+answered() {{ as_ada https://127.0.0.1:8080/sessions/ada-1 | grep -q 'Nice to meet you'; }}
+ready answered
+! as_ada https://127.0.0.1:8080/sessions/bob-1
+! gateway https://127.0.0.1:8080/sessions
+echo all is well
+"""
 #: a network of its own, so that the README's ports are free; nothing in it outlives us
 NAMESPACE = """
 import ctypes, fcntl, os, socket, struct, sys
@@ -76,7 +100,7 @@ def test_the_readme_works_line_by_line_in_an_empty_folder(tmp_path: Path) -> Non
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert pip == f"pip install {project['name']}"
     assert [command.partition(" ")[0] for command in (up, launch, send)] == [*project["scripts"]] * 3
-    (tmp_path / "greeter.py").write_text(block("python", "Agent("))
+    (tmp_path / "greeter.py").write_text(block("python", 'Agent("greeter")'))
     (tmp_path / "library.py").write_text(block("python", "session.follow"))
     assert feed.startswith("curl -N ")
     curl = f"timeout 2 {feed} > feed.txt || true\n{view} > view.txt"
@@ -97,16 +121,48 @@ def test_the_readme_works_line_by_line_in_an_empty_folder(tmp_path: Path) -> Non
     assert re.search(r"^\d+ greeter run.finished$", written["library"], re.MULTILINE)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the README's reader has curl")
+def test_what_runs_for_real_works_line_by_line_in_an_empty_folder(tmp_path: Path) -> None:
+    """An agent with a key of its own answers somebody with a token; who has none, or another's session in mind, is refused."""
+    keys, up, key, agent, token = shell_lines("--secure")
+    (tmp_path / "greeter.py").write_text(block("python", 'Agent("greeter")'))
+    script = SECURE.format(keys=keys, up=up, key=key, agent=agent, token=token)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ORCHESTRATOR_FREE")}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    found = subprocess.run(
+        isolated("bash", "-c", script), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=110
+    )
+    said = found.stdout + found.stderr
+
+    assert found.returncode == 0, said
+    assert "all is well" in found.stdout
+    assert "Traceback" not in said
+
+
+async def test_a_frameworks_agent_is_one_line_more(ann: Broker, programs: Any, tmp_path: Path) -> None:
+    """The block is a program but for its last line; the run has the framework's words."""
+    program = tmp_path / "researcher.py"
+    program.write_text(block("python", "adapter.publish") + "\n\nagent.main()\n")
+    programs.start(program)
+    session = ann.session("s")
+    await session.create(agents=["researcher"])
+    sent = await session.send("What is new?", to="researcher")
+    run = await session.result("researcher", sent.run, timeout=60)
+
+    assert (run["status"], run["parts"][0]["text"]) == ("done", "success (no tool calls)")
+
+
 def test_the_agent_has_ten_lines() -> None:
     """As its heading says; blank lines are not counted."""
-    lines = [line for line in block("python", "Agent(").splitlines() if line.strip()]
+    lines = [line for line in block("python", 'Agent("greeter")').splitlines() if line.strip()]
     assert "## An agent in ten lines" in README
     assert len(lines) <= 10
 
 
 def test_every_block_is_run_or_looked_at() -> None:
     """A block that is added has to be added here."""
-    assert [language for language, _ in BLOCKS] == ["sh", "python", "sh", "sh", "python"]
+    assert [language for language, _ in BLOCKS] == ["sh", "python", "sh", "python", "sh", "python", "sh"]
 
 
 def test_every_make_target_exists() -> None:
@@ -124,9 +180,9 @@ def test_every_command_that_is_named_exists() -> None:
     from orchestrator_free.cli.app import app
 
     section = README.partition("## Commands")[2].partition("\n## ")[0].partition("each with")[0]
-    named = set(re.findall(r"[a-z]+", section.replace("orchestrator-free", ""))) - {"and"}
+    named = set(re.findall(r"[a-z]+(?:-[a-z]+)*", section.replace("orchestrator-free", ""))) - {"and"}
     assert named == set(get_command(app).commands)  # type: ignore[attr-defined]
-    used = set(re.findall(r"orchestrator-free (?:--\w+ \S+ )?([a-z]+)", README))
+    used = set(re.findall(r"orchestrator-free (?:--\w+ \S+ )?([a-z]+(?:-[a-z]+)*)", README))
     assert used <= named
 
 
@@ -138,9 +194,12 @@ def test_every_link_leads_somewhere() -> None:
     assert [link for link in files if not (ROOT / link.partition("#")[0]).exists()] == []
 
 
-def test_the_installed_package_has_every_shipped_agent() -> None:
+def test_the_installed_package_has_the_agents_of_the_demonstrations() -> None:
     """Both demonstrations work without a checkout."""
+    from orchestrator_free.cli import serve, support
+
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packed = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    shipped = {f"agents/{path.name}" for path in (ROOT / "agents").glob("*.py")}
-    assert packed == {name: f"orchestrator_free/_{name}" for name in shipped}
+    started = {*serve._DEMO_AGENTS, "writer.py", *(f"{name}.py" for name in support.AGENTS)}
+
+    assert packed == {f"agents/{name}": f"orchestrator_free/_agents/{name}" for name in started}
