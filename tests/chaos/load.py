@@ -119,7 +119,7 @@ class Client:
                 self._position = head[4:].decode()
                 self.sequences.append(int(self._position.rpartition("-")[2]))
                 self._hash.update(data)
-            elif frame.startswith(b"event: "):
+            elif frame.startswith(b"event: ") and not frame.startswith(b"event: cut\n"):  # it resumes
                 self.controls.append(frame[7:].partition(b"\n")[0].decode())
         if len(self.sequences) > before:
             now = time.monotonic()
