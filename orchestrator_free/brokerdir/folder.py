@@ -108,8 +108,8 @@ class BrokerFolder:
             return []
         self.plan = self.plan.with_tenant(Tenant(name=name))
         told = [f"added tenant {name}"]
-        for user in FIRST_USERS:
-            told += self._add(name, user, "core", ())
+        for user, role in FIRST_USERS.items():
+            told += self._add(name, user, role, ())
         return told + self.write()
 
     def add(self, tenant: str, name: str, role: str, sessions: tuple[str, ...] = ()) -> list[str]:
@@ -259,8 +259,8 @@ class BrokerFolder:
 
     def _with_first_users(self) -> Plan:
         plan = replace(self.plan, system=seeds.make_seed(self.system_seed), tenants={MAIN: Tenant(name=MAIN)})
-        for name in FIRST_USERS:
-            plan = plan.with_user(MAIN, User(name=name, role="core", nkey=seeds.make_seed(self.seed(MAIN, name))))
+        for name, role in FIRST_USERS.items():
+            plan = plan.with_user(MAIN, User(name=name, role=role, nkey=seeds.make_seed(self.seed(MAIN, name))))
         return plan
 
     def _with_callout(self, *, wanted: bool) -> Plan:

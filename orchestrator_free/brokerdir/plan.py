@@ -18,7 +18,8 @@ from orchestrator_free.subjects import check_name
 
 #: the tenant that is there from the beginning, and its users
 MAIN: Final = "main"
-FIRST_USERS: Final = ("gateway", "operator")
+FIRST_USERS: Final = {"gateway": "core", "operator": "operator"}
+GATEWAY: Final = "gateway"
 SYSTEM_ACCOUNT: Final = "SYS"
 CALLOUT_ACCOUNT: Final = "AUTH"
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from orchestrator_free import contract
 from orchestrator_free.broker import connect
 from orchestrator_free.brokerdir.folder import BrokerFolder
-from orchestrator_free.brokerdir.plan import FIRST_USERS, MAIN
+from orchestrator_free.brokerdir.plan import GATEWAY, MAIN
 from orchestrator_free.contract.roles import NARROW
 from orchestrator_free.errors import BrokerError, BrokerUnreachable
 from orchestrator_free.jetstream import System, Wire, WireOptions
@@ -82,7 +82,7 @@ async def bind(folder: BrokerFolder, tenant: str, agents: Mapping[str, tuple[str
     Raises:
         ConfigMismatch: there are streams with another structure.
     """
-    async with connect(**folder.options(tenant, FIRST_USERS[0]), settings=stream_settings(folder)) as broker:
+    async with connect(**folder.options(tenant, GATEWAY), settings=stream_settings(folder)) as broker:
         for name, sessions in agents.items():
             for shard in range(broker.log.shards):
                 for make in (contract.agent_consumer, contract.control_consumer):

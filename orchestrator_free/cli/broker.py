@@ -117,7 +117,13 @@ def notifier(name: Name = "notify", tenant: Of = MAIN, folder: In = Path(), as_j
 
 @broker_app.command("operator")
 def operator(name: Name, tenant: Of = MAIN, folder: In = Path(), as_json: AsJson = False) -> None:
-    """Add an operator or another gateway, which may speak in every member's name, and print how it connects."""
+    """Add an operator, who may also back up, restore, erase and read the audit log, and print how to connect."""
+    run(_added(folder, tenant, name, "operator", as_json=as_json))
+
+
+@broker_app.command("gateway")
+def gateway(name: Name, tenant: Of = MAIN, folder: In = Path(), as_json: AsJson = False) -> None:
+    """Add another gateway, which speaks in every member's name, and print how it connects."""
     run(_added(folder, tenant, name, "core", as_json=as_json))
 
 

@@ -35,7 +35,7 @@ def lag(
             return
         table = Table(box=None, pad_edge=False)
         for name in ("consumer", "waiting", "in work", "redelivered", "seconds behind", "replicas", "paused"):
-            table.add_column(name, justify="left" if name == "consumer" else "right")
+            table.add_column(name, justify="left" if name == "consumer" else "right", no_wrap=name == "consumer")
         for row in rows:
             table.add_row(*(_cell(cell) for cell in row.as_dict().values()))
         out.print(table)

@@ -15,7 +15,7 @@ from orchestrator_free.broker import DEFAULT_URL, Access, access_environment
 from orchestrator_free.brokerdir import BrokerFolder, certificates, running
 from orchestrator_free.brokerdir.folder import PLAN
 from orchestrator_free.brokerdir.layout import TLS, tls_block
-from orchestrator_free.brokerdir.plan import FIRST_USERS, MAIN
+from orchestrator_free.brokerdir.plan import GATEWAY, MAIN
 from orchestrator_free.contract import StreamSettings
 from orchestrator_free.errors import BrokerError, BrokerStartError, BrokerUnreachable, InvalidInput
 from orchestrator_free.server import EmbeddedServer, ServerSettings
@@ -104,7 +104,7 @@ async def embedded_or(
 @asynccontextmanager
 async def of_folder(folder: BrokerFolder, tenant: str = MAIN, binary: str = "nats-server") -> AsyncIterator[Upstream]:
     """Use the broker of a folder: the one that runs there, or an embedded one; as the gateway of a tenant."""
-    options: dict[str, Any] = folder.options(tenant, FIRST_USERS[0])
+    options: dict[str, Any] = folder.options(tenant, GATEWAY)
     access = Access(nkey_seed=options["nkey_seed"], ca=options["ca"])
     async with AsyncExitStack() as stack:
         server = None

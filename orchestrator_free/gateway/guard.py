@@ -39,8 +39,8 @@ from orchestrator_free.jetstream import AccessBucket
 
 _HOUR: Final = 3600.0
 _NONE: Final = (
-    "this gateway asks for a token: send it as `Authorization: Bearer …`; where no header can be set, fetch a "
-    "ticket (POST /tickets) and pass it as ?ticket="
+    "this gateway asks for a token: send it in the header Authorization, behind the word Bearer; where no header can "
+    "be set, fetch a ticket (POST /tickets) and pass it as ?ticket="
 )
 
 

@@ -60,7 +60,7 @@ def field_of(header: bytes, name: bytes) -> str:
     if start < 0:
         return ""
     start += len(name) + 4
-    return header[start : header.index(b"\r\n", start)].decode()
+    return header[start : header.index(b"\r\n", start)].decode(errors="replace")  # a publisher may write any bytes
 
 
 def is_copy(subject: str, header: bytes, stamps: int) -> bool:

@@ -229,6 +229,7 @@ def test_lag_is_a_table_or_json(command: Any, greeter: str, fresh: Fresh) -> Non
     assert f"agent-{greeter}" in done.out
     assert rows[f"agent-{greeter}"] | {"seconds_behind": 0} == {
         "consumer": f"agent-{greeter}", "waiting": 0, "in_work": 0, "redelivered": 0, "seconds_behind": 0, "replicas": 1,
+        "paused": False,
     }  # fmt: skip
 
 
