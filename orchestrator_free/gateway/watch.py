@@ -157,6 +157,7 @@ class Watch:
             if connection.closed or self._cut(connection, stay):
                 del self._open[connection]
                 self.end(stay)
+                self.ended(stay)
 
     def _cut(self, connection: Open, stay: Stay) -> bool:
         """Cut a connection whose token counts no more, and return whether that was so."""
