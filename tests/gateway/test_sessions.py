@@ -314,9 +314,10 @@ async def test_the_openapi_document_lists_exactly_the_routes(gateway: Any) -> No
     """Every path with every method, no other; each operation says what it answers, each parameter has a place."""
     document = (await gateway.http.get("/openapi.json")).json()
     routes = [route for route in gateway.gateway.app.routes if isinstance(route, Route)]
-    served = {(route.path_format, method.lower()) for route in routes for method in (route.methods or set()) - {"HEAD"}}
+    served = {(route.path_format, method.lower()) for route in routes for method in route.methods or ()}
     described = {(path, verb) for path, verbs in document["paths"].items() for verb in verbs if verb != "parameters"}
-    assert described == served
+    assert described <= served
+    assert {one for one in served - described if one[1] != "head"} == set()  # HEAD is told where it says more than GET
     assert document["openapi"].startswith("3.1")
     for path, verbs in document["paths"].items():
         shared = verbs.get("parameters", [])
