@@ -83,6 +83,11 @@ EXAMPLES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("notice", {"type": "notification.failed", **NOTICE}, {"about", "position", "tries"}),
     ("notice", {"type": "notification.retry", **NOTICE}, {"about", "position", "tries"}),
     ("notice", {"type": "notification.delivered", **NOTICE}, {"about", "position", "tries"}),
+    (
+        "notice",
+        {"type": "letter.settled", "letter": "run/writer/3f2a", "how": "dismissed", "by": "ann", "reason": "old"},
+        {"letter", "how"},
+    ),
 ]  # fmt: skip
 #: fields that hold anything JSON
 ANYTHING = {"data", "output", "value"}

@@ -65,7 +65,7 @@ class Page {
   /** Whether the gateway wants a token, or another one; then it is asked for. */
   refused(error) {
     if (error?.status !== 401) return false;
-    if (!$("dialog").open) openToken(this, error.message);
+    if (!$("dialog").open) openToken(this, subject() ? error.message : "");
     return true;
   }
 
