@@ -19,7 +19,7 @@ from orchestrator_free import Agent, Broker, Run, RunError, Session, connect, co
 from orchestrator_free.binary import find_binary
 from orchestrator_free.entries import Entry, to_event
 from orchestrator_free.events import decode
-from orchestrator_free.gateway.frames import Frame
+from orchestrator_free.gateway.channels.frames import Frame
 from orchestrator_free.gateway.problems import problem
 from orchestrator_free.jetstream import AccessBucket, Message
 from orchestrator_free.monitor import Monitor, MonitorSettings

@@ -31,7 +31,7 @@ from orchestrator_free import Broker, Session, connect
 from orchestrator_free.contract import StreamSettings
 from orchestrator_free.errors import InvalidInput, NoticeNotFound
 from orchestrator_free.gateway.app import Gateway
-from orchestrator_free.gateway.serving import Server
+from orchestrator_free.gateway.connections.serving import Server
 from orchestrator_free.notify import (
     Notifier,
     NotifierSettings,

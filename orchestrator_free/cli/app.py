@@ -52,7 +52,7 @@ from orchestrator_free.cli.render import render_head, render_sessions, render_vi
 from orchestrator_free.cli.tree import render_tree
 from orchestrator_free.cli.watch import print_answers, print_events
 from orchestrator_free.errors import InvalidInput, SessionExists
-from orchestrator_free.gateway.frames import Selection
+from orchestrator_free.gateway.channels.frames import Selection
 from orchestrator_free.logs import configure
 from orchestrator_free.session import Session
 from orchestrator_free.subjects import KINDS, Position, check_name

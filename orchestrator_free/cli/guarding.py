@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final, Literal
 import typer
 
 from orchestrator_free.errors import InvalidInput
-from orchestrator_free.gateway.allowance import networks
-from orchestrator_free.gateway.origins import check_origin
+from orchestrator_free.gateway.access.allowance import networks
+from orchestrator_free.gateway.access.origins import check_origin
 from orchestrator_free.gateway.settings import GatewaySettings
 from orchestrator_free.identity.keysets import FileKeys, KeySet, RemoteKeys
 from orchestrator_free.identity.tokens import Verifier

@@ -51,7 +51,7 @@ from orchestrator_free.contract import StreamSettings
 from orchestrator_free.errors import BrokerStartError, InvalidInput, OrchestratorFreeError
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.gateway.app import Gateway
-from orchestrator_free.gateway.serving import Server
+from orchestrator_free.gateway.connections.serving import Server
 from orchestrator_free.identity.tokens import AUDIENCE, ISSUER
 from orchestrator_free.launcher import Launcher
 from orchestrator_free.monitor import Monitor

@@ -9,7 +9,7 @@ import typer
 
 from orchestrator_free.cli.options import AsJson, err, out, reach, run, write_json
 from orchestrator_free.errors import InvalidInput
-from orchestrator_free.gateway.revocations import revoke_member, revoke_token
+from orchestrator_free.gateway.access.revocations import revoke_member, revoke_token
 from orchestrator_free.identity.keys import public_path, read_key_file, rotate_keys, write_new_keys
 from orchestrator_free.identity.principal import CAPABILITIES, DEFAULT_CAPABILITIES
 from orchestrator_free.identity.tokens import AUDIENCE, ISSUER, TTL_SECONDS, id_of, mint

@@ -20,10 +20,11 @@ from starlette.websockets import WebSocket
 
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import InvalidInput, NotAllowed, SessionNotFound
-from orchestrator_free.gateway.access import AccessRoutes
-from orchestrator_free.gateway.agui import AgUi
-from orchestrator_free.gateway.allowance import networks
-from orchestrator_free.gateway.asks import AskRoutes
+from orchestrator_free.gateway.access.allowance import networks
+from orchestrator_free.gateway.access.caller import caller, enter, new_session, speaker
+from orchestrator_free.gateway.access.guard import Gate, Guard
+from orchestrator_free.gateway.access.origins import Origins
+from orchestrator_free.gateway.access.trail import Leavings, Trail
 from orchestrator_free.gateway.bodies import (
     NewInput,
     NewSession,
@@ -33,32 +34,31 @@ from orchestrator_free.gateway.bodies import (
     refuse_others,
     repeat_id,
 )
-from orchestrator_free.gateway.branches import Branches, send_placed
-from orchestrator_free.gateway.caller import caller, enter, new_session, speaker
-from orchestrator_free.gateway.chat import Chat
-from orchestrator_free.gateway.controls import Controls
-from orchestrator_free.gateway.counts import GuardCounts
-from orchestrator_free.gateway.durable_streams.routes import DurableStreamRoutes
-from orchestrator_free.gateway.feed import open_feed
-from orchestrator_free.gateway.floor import Floors
-from orchestrator_free.gateway.guard import Gate, Guard
-from orchestrator_free.gateway.hub import Hub
-from orchestrator_free.gateway.lens import seen
-from orchestrator_free.gateway.notices import Notices
+from orchestrator_free.gateway.channels.hub import Hub
+from orchestrator_free.gateway.channels.lens import seen
+from orchestrator_free.gateway.connections.counts import GuardCounts
 from orchestrator_free.gateway.openapi import DOCS_PAGE, DOCS_POLICY, openapi
-from orchestrator_free.gateway.operating import Operating
-from orchestrator_free.gateway.origins import Origins
-from orchestrator_free.gateway.presence import PresenceRoutes
 from orchestrator_free.gateway.problems import HANDLERS
-from orchestrator_free.gateway.resource import Resource
+from orchestrator_free.gateway.protocols.agui import AgUi
+from orchestrator_free.gateway.protocols.chat import Chat
+from orchestrator_free.gateway.protocols.durable_streams.routes import DurableStreamRoutes
+from orchestrator_free.gateway.resources.access import AccessRoutes
+from orchestrator_free.gateway.resources.asks import AskRoutes
+from orchestrator_free.gateway.resources.branches import Branches, send_placed
+from orchestrator_free.gateway.resources.controls import Controls
+from orchestrator_free.gateway.resources.feed import open_feed
+from orchestrator_free.gateway.resources.floor import Floors
+from orchestrator_free.gateway.resources.notices import Notices
+from orchestrator_free.gateway.resources.operating import Operating
+from orchestrator_free.gateway.resources.presence import PresenceRoutes
+from orchestrator_free.gateway.resources.resource import Resource
+from orchestrator_free.gateway.resources.state import StateRoutes
+from orchestrator_free.gateway.resources.tools import Tools
+from orchestrator_free.gateway.resources.web import Web
+from orchestrator_free.gateway.resources.websocket import follow_socket
 from orchestrator_free.gateway.schemes import secured
 from orchestrator_free.gateway.settings import GatewaySettings
-from orchestrator_free.gateway.state import StateRoutes
-from orchestrator_free.gateway.tools import Tools
 from orchestrator_free.gateway.traced import Traced
-from orchestrator_free.gateway.trail import Leavings, Trail
-from orchestrator_free.gateway.web import Web
-from orchestrator_free.gateway.websocket import follow_socket
 from orchestrator_free.identity.tokens import Verifier
 from orchestrator_free.jetstream import AccessBucket
 from orchestrator_free.metrics import GatewayMetrics

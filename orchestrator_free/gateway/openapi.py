@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
-    from orchestrator_free.gateway.resource import Resource
+    from orchestrator_free.gateway.resources.resource import Resource
 
 _SESSION: Final = {"name": "session", "in": "path", "required": True, "schema": {"type": "string"}}
 IDEMPOTENCY_KEY: Final = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from orchestrator_free.gateway.permits import Permit, permit_of
+from orchestrator_free.gateway.access.permits import Permit, permit_of
 from orchestrator_free.identity.principal import CAPABILITIES
 
 _SCHEMES: Final = {

@@ -20,7 +20,7 @@ from orchestrator_free.broker import Broker, connect
 from orchestrator_free.events import Event, encode
 from orchestrator_free.fold import Fold
 from orchestrator_free.gateway.app import Gateway
-from orchestrator_free.gateway.serving import Server
+from orchestrator_free.gateway.connections.serving import Server
 from orchestrator_free.gateway.settings import GatewaySettings
 from orchestrator_free.subjects import address
 

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator_free.broker import connect
 from orchestrator_free.gateway.app import Gateway
-from orchestrator_free.gateway.serving import Server
+from orchestrator_free.gateway.connections.serving import Server
 from orchestrator_free.gateway.settings import GatewaySettings
 from orchestrator_free.identity.keys import public_path, read_key_file, write_new_keys
 from orchestrator_free.identity.keysets import FileKeys

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator_free.broker import connect
 from orchestrator_free.gateway.app import Gateway
-from orchestrator_free.gateway.serving import Server
+from orchestrator_free.gateway.connections.serving import Server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

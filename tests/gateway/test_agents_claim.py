@@ -9,7 +9,7 @@ import orjson
 import pytest
 from websockets.asyncio.client import connect as dial
 
-from orchestrator_free.gateway.permits import PERMITS, SOCKET
+from orchestrator_free.gateway.access.permits import PERMITS, SOCKET
 from orchestrator_free.identity.principal import CAPABILITIES
 from tests.gateway.identity import bearer, guard, guarded, token
 from tests.gateway.test_guard import all_routes, ask, body_of, filled

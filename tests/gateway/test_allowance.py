@@ -9,7 +9,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from orchestrator_free.errors import InvalidInput
-from orchestrator_free.gateway.allowance import Buckets, address_of, networks
+from orchestrator_free.gateway.access.allowance import Buckets, address_of, networks
 from tests.gateway.identity import bearer, guard, guarded, token
 
 __all__ = ["guard", "guarded", "token"]  # fixtures

@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from orchestrator_free.gateway.teller import Teller
+from orchestrator_free.gateway.protocols.teller import Teller
 
 if TYPE_CHECKING:
     from collections.abc import Callable

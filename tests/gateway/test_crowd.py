@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from orchestrator_free.gateway.connections.transport import Limits
 from orchestrator_free.gateway.settings import GatewaySettings
-from orchestrator_free.gateway.transport import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable

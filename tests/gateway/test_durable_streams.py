@@ -282,7 +282,7 @@ async def test_many_readers_of_a_stream_cost_one_read_and_one_encoding(
     gateway: Any, path: str, monkeypatch: Any
 ) -> None:
     """A hundred readers at the tail: everything that comes is encoded once, and the broker is not asked for it."""
-    from orchestrator_free.gateway.durable_streams import live
+    from orchestrator_free.gateway.protocols.durable_streams import live
     from orchestrator_free.jetstream.store import Store
 
     encoded: list[int] = []

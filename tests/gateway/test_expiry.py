@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.client import connect as dial
 from websockets.exceptions import ConnectionClosed
 
-from orchestrator_free.gateway.revocations import revoke_member, revoke_token
+from orchestrator_free.gateway.access.revocations import revoke_member, revoke_token
 from orchestrator_free.identity.keys import rotate_keys
 from orchestrator_free.identity.keysets import FileKeys
 from orchestrator_free.identity.tokens import Verifier

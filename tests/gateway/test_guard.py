@@ -11,7 +11,7 @@ from starlette.routing import Route, WebSocketRoute
 from websockets.asyncio.client import connect as dial
 from websockets.exceptions import InvalidStatus
 
-from orchestrator_free.gateway.permits import PERMITS, SOCKET, permit_of
+from orchestrator_free.gateway.access.permits import PERMITS, SOCKET, permit_of
 from orchestrator_free.identity.principal import CAPABILITIES
 from tests.gateway.identity import bearer, guard, guarded, token
 

@@ -11,7 +11,7 @@ from websockets.asyncio.client import connect as dial
 from websockets.exceptions import InvalidStatus
 
 from orchestrator_free.errors import InvalidInput
-from orchestrator_free.gateway.origins import check_origin
+from orchestrator_free.gateway.access.origins import check_origin
 from orchestrator_free.gateway.settings import GatewaySettings
 
 if TYPE_CHECKING:

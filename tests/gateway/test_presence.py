@@ -18,7 +18,7 @@ from websockets.asyncio.client import connect as websocket
 
 from orchestrator_free import Agent
 from orchestrator_free.broker import Broker, connect
-from orchestrator_free.gateway.attendance import ENTRY_DEVICES
+from orchestrator_free.gateway.channels.attendance import ENTRY_DEVICES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ GATEWAY = """
 import asyncio, sys
 from orchestrator_free.broker import connect
 from orchestrator_free.gateway.app import Gateway
-from orchestrator_free.gateway.serving import Server
+from orchestrator_free.gateway.connections.serving import Server
 
 async def main():
     async with connect(sys.argv[1], member="gateway") as broker:

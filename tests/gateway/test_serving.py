@@ -18,9 +18,9 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from orchestrator_free.gateway.fallback import FeedResponse
-from orchestrator_free.gateway.serving import Server
-from orchestrator_free.gateway.transport import Feed, Head, Limits
+from orchestrator_free.gateway.connections.fallback import FeedResponse
+from orchestrator_free.gateway.connections.serving import Server
+from orchestrator_free.gateway.connections.transport import Feed, Head, Limits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -32,9 +32,9 @@ import asyncio, pathlib, resource, sys
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from orchestrator_free.gateway.fallback import FeedResponse
-from orchestrator_free.gateway.serving import serve
-from orchestrator_free.gateway.transport import Head
+from orchestrator_free.gateway.connections.fallback import FeedResponse
+from orchestrator_free.gateway.connections.serving import serve
+from orchestrator_free.gateway.connections.transport import Head
 
 class Handler:
     on_resume = on_close = lambda self, conn: None

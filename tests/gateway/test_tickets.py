@@ -11,7 +11,7 @@ from websockets.asyncio.client import connect as dial
 from websockets.exceptions import InvalidStatus
 
 from orchestrator_free.broker import connect
-from orchestrator_free.gateway.tickets import Tickets
+from orchestrator_free.gateway.access.tickets import Tickets
 from orchestrator_free.jetstream import AccessBucket
 from tests.gateway.identity import bearer, guard, guarded, token
 

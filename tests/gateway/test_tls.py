@@ -15,7 +15,7 @@ import websockets
 
 from orchestrator_free.brokerdir import certificates
 from orchestrator_free.gateway.app import Gateway
-from orchestrator_free.gateway.serving import Server
+from orchestrator_free.gateway.connections.serving import Server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

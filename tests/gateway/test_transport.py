@@ -22,10 +22,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from orchestrator_free.errors import InvalidInput
-from orchestrator_free.gateway.fallback import FeedResponse
-from orchestrator_free.gateway.serving import Server
-from orchestrator_free.gateway.takeover import FeedHttpProtocol
-from orchestrator_free.gateway.transport import (
+from orchestrator_free.gateway.connections.fallback import FeedResponse
+from orchestrator_free.gateway.connections.serving import Server
+from orchestrator_free.gateway.connections.takeover import FeedHttpProtocol
+from orchestrator_free.gateway.connections.transport import (
     DEFAULT_LIMITS,
     EXTENSION,
     Broadcast,

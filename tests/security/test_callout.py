@@ -362,12 +362,12 @@ async def test_without_any_service_connections_stay_and_new_ones_fail_clearly(
     place: Place, programs: Any, tmp_path: Path, eventually: Any
 ) -> None:
     """Both dead: who is in goes on, who comes is refused with a hint; with a service again everybody recovers alone."""
-    file = tmp_path / "token"
+    file, name = tmp_path / "token", f"still-there-{secrets.token_hex(4)}"  # the place outlives a second try
     async with service(place, programs, tmp_path, eventually) as only:
         file.write_text(place.token("eve", seconds=8))
         async with place.connect(place.token()) as staying, place.connect(file, "eve") as ending:
             only.kill()
-            await staying.session("still-there").create()
+            await staying.session(name).create()
             began = time.monotonic()
             with pytest.raises(PermissionDenied, match="no callout service"):
                 async with place.connect(place.token("late"), "late"):
@@ -378,7 +378,7 @@ async def test_without_any_service_connections_stay_and_new_ones_fail_clearly(
             assert staying.log.wire.reconnects == 0
             async with service(place, programs, tmp_path, eventually):
                 await eventually(ending.log.wire.connected.is_set, 60)
-                assert "still-there" in [one.session for one in await ending.sessions()]
+                assert name in [one.session for one in await ending.sessions()]
 
 
 async def test_metrics_and_logs_say_what_happened_and_no_secret(

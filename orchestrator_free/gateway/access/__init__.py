@@ -1,0 +1,1 @@
+"""Who may ask for what, how much and from which page; and what the audit log hears of it."""

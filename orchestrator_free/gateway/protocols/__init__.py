@@ -1,0 +1,1 @@
+"""What unmodified clients of other protocols ask for."""

@@ -1,0 +1,229 @@
+"""What unmodified AG-UI, CopilotKit and TanStack AI clients ask for. A thread is a session, a run is one answer.
+
+Facts about requests: npm `@ag-ui/client` 1.0.0 and 0.0.59, `@copilotkit/core` 1.75, `@tanstack/ai-client` 0.33.
+A client that goes away cancels nothing; what is asked again under the same run id is answered from the same run.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from orchestrator_free.errors import InvalidInput, SessionNotFound
+from orchestrator_free.fold import Fold
+from orchestrator_free.gateway.access.caller import speaker
+from orchestrator_free.gateway.bodies import json_answer, read_body, repeat_id
+from orchestrator_free.gateway.connections.fallback import FeedResponse
+from orchestrator_free.gateway.openapi import body, operation, query
+from orchestrator_free.gateway.protocols.teller import answered, frame
+from orchestrator_free.gateway.resources.resource import Resource
+from orchestrator_free.projections.agui import EventStream, messages, ui_messages
+from orchestrator_free.projections.answer import Answer, answers, shown
+from orchestrator_free.subjects import ALL, check_name
+
+_EXPOSED: Final = ("access-control-expose-headers", "x-stream-url")
+_AGUI: Final = "/api/agui"
+_COPILOT: Final = "/api/copilotkit"
+_DEFAULT: Final = "default"
+
+
+class RunBody(BaseModel):
+    """Body of a run, as AG-UI clients send it; more fields may stand there."""
+
+    model_config = ConfigDict(extra="allow")
+
+    thread: str = Field(alias="threadId", description="the session; begun if it is new")
+    run: str = Field(alias="runId", description="the input's id")
+    messages: list[dict[str, Any]] = Field([], max_length=10_000)
+    version: str | None = Field(None, alias="protocolVersion", description="absent: a client of 0.0.x")
+    forwarded: dict[str, Any] = Field({}, alias="forwardedProps", description='`{"to": agent}` chooses whom to ask')
+
+
+class AgUi(Resource):
+    """The routes of AG-UI and its relatives."""
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route(_AGUI, self.run, methods=["POST"]),
+            Route(_AGUI, self.join, methods=["GET"]),
+            Route(f"{_AGUI}/connect", self.connect, methods=["POST"]),
+            Route(f"{_COPILOT}/info", self.info, methods=["GET"]),
+            Route(f"{_COPILOT}/agent/{{agent}}/run", self.run, methods=["POST"]),
+            Route(f"{_COPILOT}/agent/{{agent}}/connect", self.connect, methods=["POST"]),
+            Route(f"{_COPILOT}/agent/{{agent}}/stop/{{session}}", self.stop, methods=["POST"]),
+        ]
+
+    def paths(self) -> dict[str, Any]:
+        """Return their description."""
+        media, feed = "text/event-stream", {"200": "AG-UI events"}
+        run = operation("Say something and stream the answer (AG-UI)", feed, media, requestBody=body(RunBody))
+        connect = operation("Replay a thread and follow what is being answered", feed, media, requestBody=body(RunBody))
+        join = operation(
+            "TanStack AI: a thread's messages, or with runId the stream of a run",
+            {"200": "messages and activeRun, or AG-UI events", "204": "no such run"},
+            parameters=[query("threadId", "the session"), query("runId", "the run"), query("offset", "ignored")],
+        )
+        agent = {"parameters": [{"name": "agent", "in": "path", "required": True, "schema": {"type": "string"}}]}
+        stop = operation("CopilotKit: cancel what is being answered", {"200": "stopped"})
+        return {
+            _AGUI: {"post": run, "get": join},
+            f"{_AGUI}/connect": {"post": connect},
+            f"{_COPILOT}/info": {"get": operation("CopilotKit: what there is", {"200": "agents"})},
+            f"{_COPILOT}/agent/{{agent}}/run": {**agent, "post": run},
+            f"{_COPILOT}/agent/{{agent}}/connect": {**agent, "post": connect},
+            f"{_COPILOT}/agent/{{agent}}/stop/{{session}}": {
+                "parameters": [
+                    *agent["parameters"],
+                    {"name": "session", "in": "path", "required": True, "schema": {"type": "string"}},
+                ],
+                "post": stop,
+            },
+        }
+
+    # -- a run --------------------------------------------------------------------------------------------------
+
+    async def run(self, request: Request) -> Any:
+        """Append what the person said and stream its answer."""
+        said = await read_body(request, RunBody)
+        member = speaker(request, request.query_params.get("member"), "member")
+        check_name("threadId", said.thread)
+        to = request.path_params.get("agent", _DEFAULT)
+        chosen = said.forwarded.get("to", ALL) if to == _DEFAULT else to
+        if not isinstance(chosen, (str, list)):
+            raise InvalidInput("forwardedProps.to: expected an agent's name, or a list of names")
+        input, text = _token(said.run), _text(said.messages)
+        Answer(member, input, request.headers.get("last-event-id", ""))
+        session = await self.begun(request, said.thread, member)  # now: what is wrong begins nothing
+        await session.send(text, to=chosen, id=input)
+        return await self._stream(request, session.id, member, input, modern=said.version is not None)
+
+    async def _stream(
+        self, request: Request, session: str, sender: str, input: str, *, modern: bool, asked: bool = False
+    ) -> FeedResponse:
+        channel = await self.caught_up(request, session)
+        seen = await self.seen(request, channel)
+        cursor = request.headers.get("last-event-id", "")
+        stream = EventStream(session, sender, input, modern=modern, asked=asked, cursor=cursor)
+
+        finished = await self.whole(seen) if stream.answer.complete(seen.fold) else None
+
+        def tell() -> tuple[bytes, bool]:
+            events = stream.advance(finished or seen.fold)
+            return b"".join(frame(place, event) for place, event in events), stream.ended
+
+        version, prefix = "1.0" if modern else "0", request.scope.get("root_path", "")
+        address = f"{prefix}{_AGUI}?threadId={session}&runId={input}&protocolVersion={version}"
+        return answered(channel, tell, sender, (_EXPOSED, ("x-stream-url", address)))
+
+    async def join(self, request: Request) -> Any:
+        """Return a thread's messages; with `runId`, stream that run."""
+        asked = request.query_params
+        session = check_name("threadId", asked.get("threadId") or asked.get("runId", "").partition("~")[0])
+        run = asked.get("runId", "").rpartition("~")[2]
+        try:
+            channel = await self.caught_up(request, session)
+            seen = await self.seen(request, channel)
+        except SessionNotFound:
+            return json_answer({"messages": [], "activeRun": None, "interrupts": []})
+        if run:
+            named = [one for one in answers(seen.fold) if one[1] == _token(run)]
+            if not named:
+                raise HTTPException(404, "this thread has no such run")
+            modern = asked.get("protocolVersion", "0") != "0"
+            return await self._stream(request, session, *named[0], modern=modern)
+        found = shown(seen.fold)
+        active = found[-1][1] if found and not Answer(*found[-1]).complete(seen.fold) else None
+        told = {"messages": ui_messages(await self.whole(seen), found), "interrupts": []}
+        return json_answer(told | {"activeRun": {"runId": f"{session}~{active}"} if active else None})
+
+    # -- a thread -----------------------------------------------------------------------------------------------
+
+    async def connect(self, request: Request) -> Any:
+        """Replay the whole thread, what people said included, and follow what is being answered."""
+        said = await read_body(request, RunBody)
+        channel = await self.caught_up(request, said.thread, "threadId")
+        seen = await self.seen(request, channel)
+        thread = _Thread(seen.fold, await self.whole(seen), said.thread, modern=said.version is not None)
+        member = speaker(request, request.query_params.get("member"), "member")
+        return answered(channel, thread.tell, member, (_EXPOSED,))
+
+    async def info(self, request: Request) -> Response:
+        """Say what there is."""
+        about = {"name": _DEFAULT, "description": "every agent of the session", "className": "HttpAgent"}
+        flags = {"audioFileTranscriptionEnabled": False, "a2uiEnabled": False, "telemetryDisabled": True}
+        return json_answer({"version": "1.75.0", "agents": {_DEFAULT: about}, "mode": "sse", **flags})
+
+    async def stop(self, request: Request) -> Response:
+        """Cancel the answers in the making."""
+        session = await self.session(request, request.query_params.get("member"))
+        agent = request.path_params["agent"]
+        sent = await session.control.cancel(to=ALL if agent == _DEFAULT else agent)
+        return json_answer({"stopped": True, "control": sent.control})
+
+
+class _Thread:
+    """A thread for a client that joins: its messages so far in one event, then what is being answered.
+
+    Runs of the protocol do not overlap, so answers in the making come one after the other.
+    """
+
+    def __init__(self, fold: Fold, history: Fold, session: str, *, modern: bool) -> None:
+        self._fold = fold
+        self._history = history  # the same, with everything of large runs
+        self._session = session
+        self._modern = modern
+        self._done: set[tuple[str, str]] = set()
+        self._begun = False
+        self._stream: EventStream | None = None
+
+    def tell(self) -> tuple[bytes, bool]:
+        """Return the frames that are new, and whether nothing is being answered any more."""
+        frames = b""
+        if not self._begun:
+            self._begun = True
+            frames += self._so_far()
+        while True:
+            if self._stream is None:
+                asked = next((one for one in shown(self._fold) if one not in self._done), None)
+                if asked is None:
+                    return frames, True
+                self._done.add(asked)
+                self._stream = EventStream(self._session, *asked, modern=self._modern, asked=True)
+            frames += b"".join(frame("", event) for _, event in self._stream.advance(self._fold))
+            if not self._stream.ended:
+                return frames, False
+            self._stream = None
+
+    def _so_far(self) -> bytes:
+        """Return a run that says what was said and answered completely, in place of what the client had."""
+        fold = self._history
+        complete = [one for one in shown(fold) if Answer(*one).complete(fold)]
+        self._done.update(complete)
+        run = {"threadId": self._session, "runId": complete[-1][1] if complete else "history"}
+        snapshot: dict[str, Any] = {"type": "MESSAGES_SNAPSHOT", "messages": messages(fold, complete)}
+        events: list[dict[str, Any]] = [{"type": "RUN_STARTED", **run}, snapshot, {"type": "RUN_FINISHED", **run}]
+        return b"".join(frame("", event) for event in events)
+
+
+def _token(run: str) -> str:
+    """Return the input's id: the run's, so that asking again asks once."""
+    return str(repeat_id(run, None))
+
+
+def _text(messages: list[dict[str, Any]]) -> str:
+    """Return what the person said last."""
+    last = messages[-1] if messages else {}
+    if last.get("role") != "user":
+        raise InvalidInput("messages: the last one has to be the user's; nothing was sent")
+    content = last.get("content", "")
+    if isinstance(content, list):
+        content = "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    if not isinstance(content, str):
+        raise InvalidInput("messages: the last one has no text")
+    return content
