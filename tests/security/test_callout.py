@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import re
+import secrets
 import signal
 import time
 from contextlib import asynccontextmanager
