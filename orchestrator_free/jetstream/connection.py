@@ -35,6 +35,8 @@ MINIMUM_VERSION: Final = (2, 14)
 _RECONNECT_PAUSE: Final[Any] = 0.2
 #: a refusal that took so long is the broker's own: the auth callout service that it asked did not answer, another may
 _UNHEARD_SECONDS: Final = 1.5
+#: one try; longer than a broker takes to refuse whom nobody knows (2 s), or its word for it comes too late
+_TRY_SECONDS: Final = 3
 #: after a TLS handshake that failed, asyncio never says that the transport is closed
 _CLOSE_SECONDS: Final = 1.0
 
@@ -123,7 +125,7 @@ class Connection:
             async with asyncio.timeout(self.options.connect_seconds):
                 await client.connect(
                     **self.options.arguments(),
-                    connect_timeout=2,
+                    connect_timeout=_TRY_SECONDS,
                     reconnect_time_wait=_RECONNECT_PAUSE,
                     max_reconnect_attempts=-1,
                     ping_interval=15,
