@@ -25,8 +25,8 @@ from benchmarks.feed.measure import percentiles, rss_kib, spin
 from benchmarks.feed.servers import free_port
 from orchestrator_free.broker import Broker, connect
 from orchestrator_free.contract import StreamSettings
+from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 from orchestrator_free.jetstream.bulk import BulkPublisher
-from orchestrator_free.server import EmbeddedServer, ServerSettings
 
 _RUNS = 256
 _ENTITIES = 10

@@ -19,9 +19,9 @@ from orchestrator_free.agent import Agent
 from orchestrator_free.broker import Broker, connect
 from orchestrator_free.events import Event
 from orchestrator_free.fold import Fold
+from orchestrator_free.reading.subscription import Delivery
 from orchestrator_free.session import Sent, Session
 from orchestrator_free.subjects import Position
-from orchestrator_free.subscription import Delivery
 from orchestrator_free.working.run import Run, RunError
 
 __all__ = ["Agent", "Broker", "Delivery", "Event", "Fold", "Position", "Run", "RunError", "Sent", "Session", "connect"]

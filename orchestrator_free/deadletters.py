@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 from orchestrator_free.broker import Broker
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import InvalidInput, NoticeNotFound
 from orchestrator_free.events import Event, encode
 from orchestrator_free.jetstream import Message
+from orchestrator_free.reading.entries import to_event
 from orchestrator_free.subjects import ROOT, Position, address, check_name, parse
 
 _STATUS: Final = {"notification.failed": "failed", "notification.retry": "retrying"}

@@ -9,10 +9,10 @@ from typing import Final
 import structlog
 
 from orchestrator_free.broker import Broker
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import BrokerError, InvalidEvent
 from orchestrator_free.fold.floor import Floor
 from orchestrator_free.jetstream.messages import live_message
+from orchestrator_free.reading.entries import to_event
 from orchestrator_free.session.floor import FloorState
 from orchestrator_free.subjects import LIVE, ROOT, parse
 

@@ -13,8 +13,8 @@ from typing import Final
 
 import structlog
 
+from orchestrator_free.embedded.server import DIE_WITH_PARENT
 from orchestrator_free.errors import InvalidInput
-from orchestrator_free.server import DIE_WITH_PARENT
 
 _log = structlog.get_logger("orchestrator_free.launcher")
 

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from orchestrator_free.broker import Broker, connect
-from orchestrator_free.server import EmbeddedServer, ServerSettings, running_server
+from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings, running_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

@@ -18,7 +18,7 @@ from tests.prometheus_server import SHIPPED, shipped_prometheus
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from orchestrator_free.server import EmbeddedServer
+    from orchestrator_free.embedded.server import EmbeddedServer
 
 ROOT = Path(__file__).parents[1]
 UNIT_TESTS = ROOT / "tests/prometheus/alerts_test.yml"

@@ -16,6 +16,7 @@ import pytest
 
 from orchestrator_free.broker import Broker, connect
 from orchestrator_free.contract import StreamSettings
+from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 from orchestrator_free.errors import (
     InvalidEvent,
     InvalidName,
@@ -28,7 +29,6 @@ from orchestrator_free.errors import (
 from orchestrator_free.fold import RunFold, View
 from orchestrator_free.jetstream.bulk import BulkPublisher
 from orchestrator_free.jetstream.objects import object_name
-from orchestrator_free.server import EmbeddedServer, ServerSettings
 from orchestrator_free.session import Session
 from orchestrator_free.session.archive import export_session, import_session
 from orchestrator_free.subjects import run_id

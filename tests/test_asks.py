@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from orchestrator_free import Broker, Run, Session
-    from orchestrator_free.server import EmbeddedServer
+    from orchestrator_free.embedded.server import EmbeddedServer
 
 APPROVAL = """
 decision = await run.approve("Refund 40 €?", data={"amount": 40}, to=["ann"], seconds=600)

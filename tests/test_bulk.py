@@ -14,9 +14,9 @@ import pytest
 
 from orchestrator_free.broker import Broker, connect
 from orchestrator_free.contract import StreamSettings
+from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 from orchestrator_free.errors import BrokerTimeout, PermissionDenied, StorageFull, TooLarge
 from orchestrator_free.jetstream.bulk import BulkPublisher
-from orchestrator_free.server import EmbeddedServer, ServerSettings
 
 Eventually = Callable[..., Awaitable[Any]]
 Fresh = Callable[[str], str]

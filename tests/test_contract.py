@@ -16,14 +16,14 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from orchestrator_free import Agent, Broker, Run, RunError, Session, connect, contract, contract_files
-from orchestrator_free.binary import find_binary
-from orchestrator_free.entries import Entry, to_event
+from orchestrator_free.embedded.binary import find_binary
+from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 from orchestrator_free.events import decode
 from orchestrator_free.gateway.channels.frames import Frame
 from orchestrator_free.gateway.problems import problem
 from orchestrator_free.jetstream import AccessBucket, Message
 from orchestrator_free.monitor import Monitor, MonitorSettings
-from orchestrator_free.server import EmbeddedServer, ServerSettings
+from orchestrator_free.reading.entries import Entry, to_event
 from orchestrator_free.subjects import parse
 from orchestrator_free.vocabulary import VOCABULARY
 from orchestrator_free.working.runwriter import INLINE_LIMIT

@@ -16,7 +16,7 @@ from tests.prometheus_server import DEPLOY, Prometheus, shipped_prometheus
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from orchestrator_free.server import EmbeddedServer
+    from orchestrator_free.embedded.server import EmbeddedServer
 
 BOARDS = sorted((DEPLOY / "grafana/dashboards").glob("*.json"))
 UP = "from orchestrator_free.cli import main\nmain()\n"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator_free import Broker, Fold, connect
+from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 from orchestrator_free.errors import Conflict, FloorForbidden, FloorRefused, InvalidInput, InvalidName
 from orchestrator_free.events import encode
-from orchestrator_free.server import EmbeddedServer, ServerSettings
 from orchestrator_free.session.floor import FloorState
 from orchestrator_free.subjects import address
 from tests.test_controls import serving, text_of, watching, work

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator_free import follower as follower_module
-from orchestrator_free.follower import Follower
+from orchestrator_free.reading import follower as follower_module
+from orchestrator_free.reading.follower import Follower
 
 if TYPE_CHECKING:
     from collections.abc import Callable

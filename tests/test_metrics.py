@@ -16,13 +16,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator_free import connect, contract
+from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.lag import Lag, LagRow, Replica, lag_table, survey
 from orchestrator_free.metrics import GatewayMetrics, Metrics, serve_lag
 from orchestrator_free.metrics.families import agents_now, stream_families
+from orchestrator_free.metrics.tally import AgentTally, Names
 from orchestrator_free.monitor import Monitor
-from orchestrator_free.server import EmbeddedServer, ServerSettings
-from orchestrator_free.tally import AgentTally, Names
 from orchestrator_free.working.stats import AgentStats
 from tests.prometheus_server import shipped_prometheus
 

@@ -29,6 +29,7 @@ import standardwebhooks
 
 from orchestrator_free import Broker, Session, connect
 from orchestrator_free.contract import StreamSettings
+from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 from orchestrator_free.errors import InvalidInput, NoticeNotFound
 from orchestrator_free.gateway.app import Gateway
 from orchestrator_free.gateway.connections.serving import Server
@@ -44,7 +45,6 @@ from orchestrator_free.notify import (
 )
 from orchestrator_free.notify.rules import is_final, pause_before, read_retry_after
 from orchestrator_free.notify.webhook import why_refused
-from orchestrator_free.server import EmbeddedServer, ServerSettings
 from orchestrator_free.subjects import run_id
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ import nkeys
 import pytest
 
 from orchestrator_free import Agent, Broker, Run, connect, contract
+from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 from orchestrator_free.errors import BrokerError, PermissionDenied
 from orchestrator_free.events import encode
 from orchestrator_free.floors import FloorWatch
 from orchestrator_free.monitor import Monitor
 from orchestrator_free.notify import Notifier, NotifierSettings, Webhook, WebhookSettings
-from orchestrator_free.server import EmbeddedServer, ServerSettings
 from orchestrator_free.working.runwriter import INLINE_LIMIT
 
 if TYPE_CHECKING:

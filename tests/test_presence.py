@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator_free import Run, Session
-    from orchestrator_free.server import EmbeddedServer
+    from orchestrator_free.embedded.server import EmbeddedServer
 
 #: what the issue allows for a killed process to be gone
 GONE_SECONDS = 15.0

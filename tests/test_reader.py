@@ -15,14 +15,14 @@ import orjson
 import pytest
 from nats.js.api import AckPolicy, ConsumerConfig
 
-from orchestrator_free import reader as reading
 from orchestrator_free.broker import Broker, connect
-from orchestrator_free.entries import Entry
+from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 from orchestrator_free.errors import PositionLost
 from orchestrator_free.events import Event
 from orchestrator_free.fold import Fold
-from orchestrator_free.reader import Reader
-from orchestrator_free.server import EmbeddedServer, ServerSettings
+from orchestrator_free.reading import reader as reading
+from orchestrator_free.reading.entries import Entry
+from orchestrator_free.reading.reader import Reader
 from orchestrator_free.session import Session
 from orchestrator_free.subjects import Position, address, parse
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from orchestrator_free.embedded.server import EmbeddedServer
     from orchestrator_free.events import Event
-    from orchestrator_free.server import EmbeddedServer
 
     Eventually = Callable[..., Awaitable[Any]]
 

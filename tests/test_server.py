@@ -18,14 +18,14 @@ import nats
 import pytest
 from structlog.testing import capture_logs
 
-from orchestrator_free.binary import find_binary
-from orchestrator_free.errors import BrokerStartError
-from orchestrator_free.server import (
+from orchestrator_free.embedded.binary import find_binary
+from orchestrator_free.embedded.server import (
     EmbeddedServer,
     ServerSettings,
     running_server,
     server_config,
 )
+from orchestrator_free.errors import BrokerStartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -524,7 +524,7 @@ async def test_the_monitor_of_a_server_that_is_down_raises(settings: ServerSetti
 ORPHAN_MAKER = """
 import asyncio, sys
 from pathlib import Path
-from orchestrator_free.server import EmbeddedServer, ServerSettings
+from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 
 async def main() -> None:
     async with EmbeddedServer(ServerSettings(data=Path(sys.argv[1]), port=0)) as server:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator_free import Broker, Session
-    from orchestrator_free.server import EmbeddedServer
+    from orchestrator_free.embedded.server import EmbeddedServer
 
 WRITERS = """
 import asyncio, os, sys

@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from orchestrator_free.broker import Broker, connect
+from orchestrator_free.embedded.server import MIB, EmbeddedServer, ServerSettings, running_server
 from orchestrator_free.errors import BrokerTimeout, SessionNotFound, StorageFull
 from orchestrator_free.gateway.app import Gateway
 from orchestrator_free.gateway.connections.serving import Server
-from orchestrator_free.server import MIB, EmbeddedServer, ServerSettings, running_server
 from orchestrator_free.session.archive import export_session, import_session
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ import nkeys
 import pytest
 
 from orchestrator_free import contract
-from orchestrator_free.binary import find_binary
 from orchestrator_free.broker import Broker, connect, stream_settings
 from orchestrator_free.contract import StreamSettings
+from orchestrator_free.embedded.binary import find_binary
+from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 from orchestrator_free.errors import BrokerError, BrokerUnreachable, ConfigMismatch, InvalidInput, PermissionDenied
 from orchestrator_free.jetstream import Log, Wire, WireOptions
-from orchestrator_free.server import EmbeddedServer, ServerSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator_free import Broker, Run
-    from orchestrator_free.server import EmbeddedServer
+    from orchestrator_free.embedded.server import EmbeddedServer
 
 UP = "from orchestrator_free.cli import main\nmain()\n"
 SECRET = "the-words-of-ann"

@@ -29,9 +29,9 @@ import orjson
 from orchestrator_free import contract
 from orchestrator_free.adapters.translation import require
 from orchestrator_free.broker import Broker
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import BrokerError, InvalidInput, RunFenced
 from orchestrator_free.events import Event
+from orchestrator_free.reading.entries import to_event
 from orchestrator_free.subjects import address, run_id
 from orchestrator_free.working.attempts import AgentSettings, Attempts, Handler
 from orchestrator_free.working.obedience import Obedience

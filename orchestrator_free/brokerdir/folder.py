@@ -29,8 +29,8 @@ from orchestrator_free.brokerdir.plan import (
     parse_plan,
     render_plan,
 )
+from orchestrator_free.embedded.server import ServerSettings, free_port
 from orchestrator_free.errors import InvalidInput
-from orchestrator_free.server import ServerSettings, free_port
 from orchestrator_free.subjects import check_name
 
 PLAN: Final = "broker.toml"

@@ -9,7 +9,7 @@ from typing import Any, Final
 from orchestrator_free import contract
 from orchestrator_free.brokerdir import certificates
 from orchestrator_free.brokerdir.plan import CALLOUT_ACCOUNT, FIRST_USERS, MAIN, SYSTEM_ACCOUNT, Plan, Tenant
-from orchestrator_free.server import ServerSettings, server_config
+from orchestrator_free.embedded.server import ServerSettings, server_config
 
 USERS: Final = "users.conf"
 CONFIG: Final = "nats-server.conf"

@@ -11,9 +11,9 @@ from orchestrator_free.broker import connect
 from orchestrator_free.brokerdir.folder import BrokerFolder
 from orchestrator_free.brokerdir.plan import GATEWAY, MAIN
 from orchestrator_free.contract.roles import NARROW
+from orchestrator_free.embedded.server import EmbeddedServer
 from orchestrator_free.errors import BrokerError, BrokerUnreachable
 from orchestrator_free.jetstream import System, Wire, WireOptions
-from orchestrator_free.server import EmbeddedServer
 
 _NO_CONSUMER: Final = 10014
 

@@ -48,6 +48,7 @@ from orchestrator_free.cli.upstream import (
     told_of_https,
 )
 from orchestrator_free.contract import StreamSettings
+from orchestrator_free.embedded.server import ServerSettings
 from orchestrator_free.errors import BrokerStartError, InvalidInput, OrchestratorFreeError
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.gateway.app import Gateway
@@ -55,7 +56,6 @@ from orchestrator_free.gateway.connections.serving import Server
 from orchestrator_free.identity.tokens import AUDIENCE, ISSUER
 from orchestrator_free.launcher import Launcher
 from orchestrator_free.monitor import Monitor
-from orchestrator_free.server import ServerSettings
 from orchestrator_free.session import Session
 from orchestrator_free.steward import Steward
 

@@ -17,8 +17,8 @@ from orchestrator_free.brokerdir.folder import PLAN
 from orchestrator_free.brokerdir.layout import TLS, tls_block
 from orchestrator_free.brokerdir.plan import GATEWAY, MAIN
 from orchestrator_free.contract import StreamSettings
+from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 from orchestrator_free.errors import BrokerError, BrokerStartError, BrokerUnreachable, InvalidInput
-from orchestrator_free.server import EmbeddedServer, ServerSettings
 
 _TLS: Final = "Encryption, identity of processes"
 Tls = Annotated[

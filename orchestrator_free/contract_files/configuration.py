@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from orchestrator_free import contract
-from orchestrator_free.server import ServerSettings, server_config
+from orchestrator_free.embedded.server import ServerSettings, server_config
 
 COMMAND: Final = "make contract"
 #: who stands in the examples

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import BrokerTimeout, InvalidEvent, PermissionDenied
 from orchestrator_free.fold import View
 from orchestrator_free.fold.leases import Leases
 from orchestrator_free.jetstream import Message
 from orchestrator_free.jetstream.messages import live_message
 from orchestrator_free.jetstream.wire import PUBLISH_DEADLINE_SECONDS
+from orchestrator_free.reading.entries import to_event
 from orchestrator_free.subjects import LIVE, ROOT
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import Conflict, InvalidEvent, InvalidInput, TooLarge
+from orchestrator_free.reading.entries import to_event
 from orchestrator_free.session import Session
 from orchestrator_free.subjects import TOKEN, session_filter
 from orchestrator_free.vocabulary import InputRef

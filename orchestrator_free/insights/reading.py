@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from orchestrator_free.broker import Broker
-from orchestrator_free.entries import is_whole, read_under, to_event
 from orchestrator_free.events import Event
 from orchestrator_free.insights.facts import SessionFacts, facts_of, stamp
 from orchestrator_free.insights.report import Report, Settings
 from orchestrator_free.jetstream import Log
+from orchestrator_free.reading.entries import is_whole, read_under, to_event
 from orchestrator_free.subjects import parse, session_filter
 
 #: sessions in memory at once

@@ -9,7 +9,7 @@ from typing import Any, Final
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.insights.facts import RunFacts, SessionFacts
 from orchestrator_free.insights.spread import Spread
-from orchestrator_free.tally import Names
+from orchestrator_free.metrics.tally import Names
 
 #: the name of everybody whom the gateway does not know by another: of them nobody can say who came back
 NOBODY: Final = "user"

@@ -13,7 +13,7 @@ from prometheus_client.utils import floatToGoString
 
 from orchestrator_free.fold import FINAL
 from orchestrator_free.lag import Lag, Replica
-from orchestrator_free.tally import Counts, Names, is_count
+from orchestrator_free.metrics.tally import Counts, Names, is_count
 from orchestrator_free.working.stats import BUCKETS
 
 PREFIX: Final = "orchestrator_free"

@@ -7,7 +7,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from orchestrator_free.metrics.families import PREFIX
-from orchestrator_free.tally import Names
+from orchestrator_free.metrics.tally import Names
 from orchestrator_free.working.stats import BUCKETS
 
 _LATENCY_BUCKETS: Final = (

@@ -24,7 +24,7 @@ from orchestrator_free.metrics.families import (
     consumer_families,
     stream_families,
 )
-from orchestrator_free.tally import AgentTally, Names
+from orchestrator_free.metrics.tally import AgentTally, Names
 
 _log = structlog.get_logger("orchestrator_free.metrics")
 

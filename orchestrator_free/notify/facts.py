@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from orchestrator_free.broker import Broker
-from orchestrator_free.entries import to_event
 from orchestrator_free.events import Body, Event
 from orchestrator_free.fold import RunFold, View
 from orchestrator_free.jetstream import Message
 from orchestrator_free.notify.rules import AMONG_AGENTS, data_of, data_of_ask, data_of_input, data_of_run
+from orchestrator_free.reading.entries import to_event
 from orchestrator_free.session.completion import complete_run
 from orchestrator_free.subjects import ROOT, Address, Position, address, parse, session_filter
 from orchestrator_free.views.members import watchers_of

@@ -21,7 +21,6 @@ from prometheus_client import CollectorRegistry, Counter
 from orchestrator_free import contract
 from orchestrator_free.broker import Broker
 from orchestrator_free.deadletters import message_id, write_notice
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import BrokerError, InvalidEvent, InvalidInput
 from orchestrator_free.events import Body, encode
 from orchestrator_free.jetstream import Delivery, Message, PullConsumer
@@ -35,6 +34,7 @@ from orchestrator_free.notify.rules import (
     told_of,
 )
 from orchestrator_free.notify.webhook import Answer, Webhook, WebhookGone
+from orchestrator_free.reading.entries import to_event
 from orchestrator_free.subjects import Position, parse
 from orchestrator_free.vocabulary import validate
 

@@ -20,6 +20,7 @@ import structlog
 
 from orchestrator_free import contract
 from orchestrator_free.broker import wired
+from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 from orchestrator_free.errors import BrokerError, BrokerTimeout, InvalidInput
 from orchestrator_free.jetstream import Wire
 from orchestrator_free.jetstream.snapshots import restore_snapshot, take_snapshot
@@ -32,7 +33,6 @@ from orchestrator_free.operations.manifest import (
     problems,
     read_manifest,
 )
-from orchestrator_free.server import EmbeddedServer, ServerSettings
 from orchestrator_free.subjects import epoch_of
 
 _log = structlog.get_logger("orchestrator_free.operations")

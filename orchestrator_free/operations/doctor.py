@@ -15,7 +15,6 @@ import orjson
 
 from orchestrator_free import contract
 from orchestrator_free.broker import Broker
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import BrokerError, InvalidInput, SessionNotFound
 from orchestrator_free.jetstream import Log, Wire
 from orchestrator_free.lag import living_replicas, survey
@@ -23,6 +22,7 @@ from orchestrator_free.operations.backup import list_consumers, stream_info
 from orchestrator_free.operations.checks import conclude
 from orchestrator_free.operations.facts import Check, Facts
 from orchestrator_free.operations.letters import letters
+from orchestrator_free.reading.entries import to_event
 from orchestrator_free.subjects import ROOT
 
 #: sessions whose asks are looked at closely

@@ -20,7 +20,6 @@ import structlog
 
 from orchestrator_free import contract
 from orchestrator_free.broker import Broker
-from orchestrator_free.entries import Entry
 from orchestrator_free.errors import BrokerError, InvalidInput, OrchestratorFreeError, SessionNotFound
 from orchestrator_free.fold import Fold
 from orchestrator_free.jetstream import Message
@@ -30,6 +29,7 @@ from orchestrator_free.jetstream.tombstones import bury
 from orchestrator_free.operations.audit import make_stream, note
 from orchestrator_free.operations.backup import list_consumers, stream_info
 from orchestrator_free.operations.rewriting import Rewriting, mention
+from orchestrator_free.reading.entries import Entry
 from orchestrator_free.session import Session
 from orchestrator_free.session.archive import Stored, import_session, read_log, write_lines
 from orchestrator_free.session.archive_lines import Writer

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from orchestrator_free import contract
 from orchestrator_free.broker import Broker
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import InvalidInput, SessionNotFound
 from orchestrator_free.events import Event
 from orchestrator_free.jetstream import ConsumerState
 from orchestrator_free.lag import living_replicas
+from orchestrator_free.reading.entries import to_event
 from orchestrator_free.subjects import ALL, ROOT, run_id
 from orchestrator_free.views.members import watchers_of
 

@@ -13,9 +13,9 @@ from typing import Any, Final, Literal
 
 from orchestrator_free.broker import Broker
 from orchestrator_free.deadletters import dead_letters, retry_dead_letter
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import InvalidInput, LetterNotFound
 from orchestrator_free.events import Event
+from orchestrator_free.reading.entries import to_event
 from orchestrator_free.subjects import ALL, ROOT, check_name
 
 Kind = Literal["run", "control", "notification"]

@@ -15,11 +15,11 @@ import orjson
 
 from orchestrator_free import contract
 from orchestrator_free.broker import Broker
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.events import Event
 from orchestrator_free.jetstream import ConsumerState
 from orchestrator_free.lag import Replica, living_replicas
+from orchestrator_free.reading.entries import to_event
 from orchestrator_free.subjects import ROOT, check_name, input_filters, run_id
 
 #: the broker wants a time; people resume

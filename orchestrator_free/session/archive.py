@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
 
-from orchestrator_free.entries import Entry
 from orchestrator_free.errors import BrokerError, Conflict, InvalidInput, SessionExists, SessionNotFound, TooLarge
 from orchestrator_free.events import Event, encode
 from orchestrator_free.jetstream.bulk import BulkPublisher
 from orchestrator_free.jetstream.tombstones import is_buried
 from orchestrator_free.jetstream.wire import PUBLISH_DEADLINE_SECONDS
-from orchestrator_free.reader import Reader
+from orchestrator_free.reading.entries import Entry
+from orchestrator_free.reading.reader import Reader
 from orchestrator_free.session.archive_lines import Checker, Item, Writer, longest, objects_of, read, read_event
 from orchestrator_free.subjects import Address, Position, address
 

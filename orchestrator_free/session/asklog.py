@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import AskNotFound, BrokerError, PositionLost
 from orchestrator_free.events import Body, Event, encode
 from orchestrator_free.fold import View
 from orchestrator_free.fold.asks import Asks
-from orchestrator_free.follower import Follower
 from orchestrator_free.jetstream import Log
+from orchestrator_free.reading.entries import to_event
+from orchestrator_free.reading.follower import Follower
 from orchestrator_free.subjects import ROOT, Position, address, check_name, session_filter
 from orchestrator_free.vocabulary.asking import stages
 

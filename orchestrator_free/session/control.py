@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator_free.errors import InvalidEvent
 from orchestrator_free.events import Body
-from orchestrator_free.follower import until_deleted
+from orchestrator_free.reading.follower import until_deleted
 from orchestrator_free.subjects import ALL, Position
 from orchestrator_free.vocabulary import validate
 

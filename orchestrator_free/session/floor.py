@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import Conflict, FloorForbidden, FloorRefused, InvalidEvent, InvalidInput
 from orchestrator_free.events import Body, Event
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.fold.floor import Floor as FloorFold
 from orchestrator_free.fold.floor import answers
+from orchestrator_free.reading.entries import to_event
 from orchestrator_free.subjects import ALL, ROOT, check_name, run_id
 
 if TYPE_CHECKING:

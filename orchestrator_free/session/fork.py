@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from orchestrator_free.entries import Entry
 from orchestrator_free.errors import InvalidInput, PositionLost
 from orchestrator_free.events import Body, Event, encode
 from orchestrator_free.fold import FINAL, Fold
 from orchestrator_free.fold.run import ENDING_BYTES, ending
 from orchestrator_free.jetstream.objects import object_name
+from orchestrator_free.reading.entries import Entry
 from orchestrator_free.session.archive import ImportResult, Stored, import_session, read_log, write_lines
 from orchestrator_free.session.archive_lines import HEADROOM, Writer
 from orchestrator_free.subjects import Address, Position, address, check_name
@@ -26,7 +26,7 @@ from orchestrator_free.vocabulary import validate
 
 if TYPE_CHECKING:
     from orchestrator_free.broker import Broker
-    from orchestrator_free.reader import Reader
+    from orchestrator_free.reading.reader import Reader
     from orchestrator_free.session import Session
 
 _OPEN: Final = "the session was forked while this was being written"

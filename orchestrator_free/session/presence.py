@@ -15,11 +15,11 @@ import orjson
 import structlog
 
 from orchestrator_free import contract
-from orchestrator_free.entries import Entry
 from orchestrator_free.errors import BrokerError, InvalidEvent, PositionLost, SessionNotFound
 from orchestrator_free.fold import Fold
 from orchestrator_free.jetstream import Log
-from orchestrator_free.reader import Reader
+from orchestrator_free.reading.entries import Entry
+from orchestrator_free.reading.reader import Reader
 from orchestrator_free.subjects import Position, check_name
 from orchestrator_free.views.members import Member, Picture, Watcher, picture, replicas_of, watchers_of
 

@@ -11,13 +11,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator_free import contract, tracing
-from orchestrator_free.entries import Entry, to_event
 from orchestrator_free.errors import Conflict, InvalidEvent, PositionLost, SessionExists, SessionNotFound, StorageFull
 from orchestrator_free.events import Body, Event, decode, encode
 from orchestrator_free.fold import Fold, View
-from orchestrator_free.follower import Follower, until_deleted
 from orchestrator_free.jetstream import PullConsumer
-from orchestrator_free.reader import Reader
+from orchestrator_free.reading.entries import Entry, to_event
+from orchestrator_free.reading.follower import Follower, until_deleted
+from orchestrator_free.reading.reader import Reader
+from orchestrator_free.reading.subscription import Delivery, Start, deliveries, durable_config
 from orchestrator_free.session.asks import Asks
 from orchestrator_free.session.branches import Branches
 from orchestrator_free.session.completion import complete, complete_run, object_names
@@ -27,7 +28,6 @@ from orchestrator_free.session.fork import fork_session
 from orchestrator_free.session.presence import Presence
 from orchestrator_free.session.state import State
 from orchestrator_free.subjects import ROOT, Position, address, check_name, run_id, session_filter
-from orchestrator_free.subscription import Delivery, Start, deliveries, durable_config
 from orchestrator_free.views.brief import brief
 from orchestrator_free.views.ledger import tool_calls
 from orchestrator_free.views.members import Watcher

@@ -13,7 +13,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import (
     BrokerTimeout,
     Conflict,
@@ -26,6 +25,7 @@ from orchestrator_free.errors import (
 )
 from orchestrator_free.events import Body, Event, decode, encode, nests
 from orchestrator_free.jetstream import Message
+from orchestrator_free.reading.entries import to_event
 from orchestrator_free.session.patches import check_patch, merged, patched
 from orchestrator_free.subjects import ROOT, check_name, parse
 

@@ -10,12 +10,12 @@ from typing import Any, Final
 import orjson
 import structlog
 
-from orchestrator_free.entries import Entry
 from orchestrator_free.errors import AskClosed, InvalidAnswer, InvalidInput, OrchestratorFreeError, PositionLost
 from orchestrator_free.fold import Fold
 from orchestrator_free.fold.asks import refusal
 from orchestrator_free.projections.answer import Answer, Step
-from orchestrator_free.reader import Reader
+from orchestrator_free.reading.entries import Entry
+from orchestrator_free.reading.reader import Reader
 from orchestrator_free.session import Session
 from orchestrator_free.synadia.caller import Caller
 from orchestrator_free.synadia.frames import END, Code, answer_text, error, file_response, query, response

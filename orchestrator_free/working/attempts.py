@@ -14,10 +14,10 @@ import structlog
 
 from orchestrator_free import contract, tracing
 from orchestrator_free.broker import Broker
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import BrokerError, Conflict, OrchestratorFreeError, RunFenced
 from orchestrator_free.events import Body, Event
 from orchestrator_free.fold import RunFold
+from orchestrator_free.reading.entries import to_event
 from orchestrator_free.session import Session
 from orchestrator_free.subjects import Address, address, run_id
 from orchestrator_free.vocabulary.messages import Overlap

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import InvalidName
 from orchestrator_free.events import Event
 from orchestrator_free.fold import Fold, View
 from orchestrator_free.jetstream import Objects
+from orchestrator_free.reading.entries import to_event
 from orchestrator_free.session import Sent, Session
 from orchestrator_free.session.completion import complete_run
 from orchestrator_free.session.control import SentControl

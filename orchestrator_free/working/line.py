@@ -16,11 +16,11 @@ from typing import Final, Literal
 import structlog
 
 from orchestrator_free import contract
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import BrokerError, InvalidEvent, InvalidName
 from orchestrator_free.events import Body, Event
 from orchestrator_free.jetstream import Log
 from orchestrator_free.jetstream.messages import live_message
+from orchestrator_free.reading.entries import to_event
 from orchestrator_free.session import Session
 from orchestrator_free.subjects import ALL, LIVE, ROOT, address, run_id
 from orchestrator_free.vocabulary import validate

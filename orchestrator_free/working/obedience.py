@@ -19,11 +19,11 @@ import structlog
 
 from orchestrator_free import contract
 from orchestrator_free.broker import Broker
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import BrokerError, Conflict, InvalidEvent
 from orchestrator_free.events import Event, encode
 from orchestrator_free.jetstream import Delivery, PullConsumer
 from orchestrator_free.jetstream.messages import live_message
+from orchestrator_free.reading.entries import to_event
 from orchestrator_free.session import Session
 from orchestrator_free.session.control import FINAL_OUTCOMES
 from orchestrator_free.subjects import ALL, LIVE, ROOT, address, run_id

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
 from orchestrator_free.broker import Broker
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import Conflict, InvalidInput
 from orchestrator_free.events import Body, Event
+from orchestrator_free.reading.entries import to_event
 from orchestrator_free.session import Session
 from orchestrator_free.session.control import FINAL_OUTCOMES
 from orchestrator_free.subjects import LIVE, address

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from orchestrator_free.broker import connect
-from orchestrator_free.server import FREE_PORTS, EmbeddedServer, ServerSettings
+from orchestrator_free.embedded.server import FREE_PORTS, EmbeddedServer, ServerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

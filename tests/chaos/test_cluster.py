@@ -14,13 +14,13 @@ import pytest
 
 from orchestrator_free.broker import Broker, connect
 from orchestrator_free.contract import StreamSettings
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import Conflict, OrchestratorFreeError
 from orchestrator_free.events import Event
 from orchestrator_free.fold import Fold
 from orchestrator_free.jetstream import Message
 from orchestrator_free.jetstream.wire import PUBLISH_DEADLINE_SECONDS
-from orchestrator_free.reader import Reader
+from orchestrator_free.reading.entries import to_event
+from orchestrator_free.reading.reader import Reader
 from tests.chaos.cluster import ELECTION_SECONDS, Cluster, free_ports, running_cluster
 from tests.chaos.test_kill_everything import SseClient, folded, view_hash
 

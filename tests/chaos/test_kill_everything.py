@@ -24,8 +24,8 @@ import pytest
 
 from orchestrator_free import Fold
 from orchestrator_free.broker import connect
+from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 from orchestrator_free.events import Event
-from orchestrator_free.server import EmbeddedServer, ServerSettings
 from orchestrator_free.subjects import address
 from tests.chaos.cluster import free_ports
 

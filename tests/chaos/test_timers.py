@@ -12,8 +12,8 @@ import pytest
 
 from orchestrator_free.broker import Broker, connect
 from orchestrator_free.contract import TIMERS, StreamSettings
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import AskClosed
+from orchestrator_free.reading.entries import to_event
 from tests.chaos.cluster import ELECTION_SECONDS, Cluster, running_cluster
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from orchestrator_free.binary import find_binary
 from orchestrator_free.broker import access, access_environment
+from orchestrator_free.embedded.binary import find_binary
 
 FREE = ("--port", "0", "--monitor-port", "0")
 GREETER = """

@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from orchestrator_free.binary import find_binary
+from orchestrator_free.embedded.binary import find_binary
 from tests.conftest import STAGE
 
 if TYPE_CHECKING:

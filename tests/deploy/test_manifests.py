@@ -16,9 +16,9 @@ import pytest
 import typer.main
 import yaml
 
-from orchestrator_free.binary import find_binary
 from orchestrator_free.cli.app import app
 from orchestrator_free.cli.options import EXIT_USAGE
+from orchestrator_free.embedded.binary import find_binary
 from orchestrator_free.working.attempts import AgentSettings
 from tests.chaos.cluster import free_ports
 from tests.deploy.brokers import DEPLOY, Broker, refused_by_nats_server

@@ -12,7 +12,7 @@ from orchestrator_free.jetstream import Wire
 
 if TYPE_CHECKING:
     from orchestrator_free.broker import Broker
-    from orchestrator_free.server import EmbeddedServer
+    from orchestrator_free.embedded.server import EmbeddedServer
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ async def test_a_log_that_is_made_anew_is_a_reset_in_every_feed(
     gateway: Any, ann: Broker, pen: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch, exists: bool
 ) -> None:
     """With a snapshot of the new log where the session is there again, and the feed goes on; else it ends truncated."""
-    monkeypatch.setattr("orchestrator_free.reader.CHECK_SECONDS", 0.2)
+    monkeypatch.setattr("orchestrator_free.reading.reader.CHECK_SECONDS", 0.2)
     await pen.create("ada")
     for number in range(4):
         await pen.write("ada", "state", {"type": "state.set", "value": 0}, id=f"old{number}")

@@ -15,7 +15,7 @@ from orchestrator_free.gateway.settings import GatewaySettings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestrator_free.server import EmbeddedServer
+    from orchestrator_free.embedded.server import EmbeddedServer
 
 #: a kernel holds little for these clients, so that a slow one is seen early
 TIGHT = Limits(buffer_bytes=32 * 1024, kernel_bytes=4096)

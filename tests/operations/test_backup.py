@@ -12,10 +12,10 @@ import pytest
 
 from orchestrator_free import Run, connect
 from orchestrator_free.broker import wired
+from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 from orchestrator_free.errors import InvalidInput, PositionLost
 from orchestrator_free.operations.backup import back_up, rehearse, restore
 from orchestrator_free.operations.manifest import problems, read_manifest
-from orchestrator_free.server import EmbeddedServer, ServerSettings
 from tests.inside import serving
 
 if TYPE_CHECKING:

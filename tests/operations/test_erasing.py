@@ -55,7 +55,7 @@ async def stored(ann: Broker, word: str) -> list[str]:
 async def folded(broker: Broker, session: str) -> tuple[Fold, View]:
     fold = Fold(session)
     for message in await broker.log.read_all(0, f"session.0.{session}.>"):
-        from orchestrator_free.entries import to_event
+        from orchestrator_free.reading.entries import to_event
 
         event = to_event(message)
         assert event is not None

@@ -10,7 +10,7 @@ import nats
 
 from orchestrator_free import Broker, connect, contract
 from orchestrator_free.contract_files import User, accounts_block
-from orchestrator_free.server import EmbeddedServer, ServerSettings
+from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 from orchestrator_free.steward import Steward
 
 if TYPE_CHECKING:

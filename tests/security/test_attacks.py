@@ -16,9 +16,9 @@ import nats.errors
 import pytest
 
 from orchestrator_free import Broker, contract
-from orchestrator_free.entries import to_event
 from orchestrator_free.errors import BrokerError, PermissionDenied
 from orchestrator_free.jetstream.objects import object_name
+from orchestrator_free.reading.entries import to_event
 from tests.security.place import Place, installation, user
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ import pytest
 from cryptography import x509
 
 from orchestrator_free import Agent, Run, connect
-from orchestrator_free.binary import find_binary
 from orchestrator_free.brokerdir import BrokerFolder, Plan, Tenant, User
 from orchestrator_free.brokerdir import certificates as tls
 from orchestrator_free.brokerdir.plan import parse_plan, render_plan
 from orchestrator_free.brokerdir.running import embedded, prepare, reload, system
 from orchestrator_free.brokerdir.seeds import decode_curve, make_seed, public_key
+from orchestrator_free.embedded.binary import find_binary
 from orchestrator_free.errors import BrokerUnreachable, InvalidInput, PermissionDenied
 from orchestrator_free.steward import Steward
 

@@ -11,7 +11,7 @@ import nkeys
 import pytest
 
 from orchestrator_free import Broker, Run, connect
-from orchestrator_free.server import EmbeddedServer, ServerSettings, find_binary
+from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings, find_binary
 from orchestrator_free.steward import Steward
 from tests.inside import serving
 from tests.security.place import ISOLATED, installation, user

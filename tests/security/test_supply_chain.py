@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from orchestrator_free.binary import ALLOW_VARIABLE, KNOWN, PROGRAM_VARIABLE, find_binary
 from orchestrator_free.broker import connect
+from orchestrator_free.embedded.binary import ALLOW_VARIABLE, KNOWN, PROGRAM_VARIABLE, find_binary
+from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 from orchestrator_free.errors import BrokerStartError, UnsupportedBroker
-from orchestrator_free.server import EmbeddedServer, ServerSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

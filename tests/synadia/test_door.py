@@ -17,7 +17,7 @@ from tests.synadia.conftest import doors
 
 if TYPE_CHECKING:
     from orchestrator_free.broker import Broker
-    from orchestrator_free.server import EmbeddedServer
+    from orchestrator_free.embedded.server import EmbeddedServer
 
 WORDS = [f"word{number} " for number in range(60)]
 

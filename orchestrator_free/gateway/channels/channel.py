@@ -15,7 +15,6 @@ from typing import Final
 
 import structlog
 
-from orchestrator_free.entries import Entry
 from orchestrator_free.errors import BrokerError, BrokerTimeout, PositionLost, SessionNotFound
 from orchestrator_free.fold import Fold
 from orchestrator_free.gateway.channels.attendance import Attendance
@@ -30,7 +29,8 @@ from orchestrator_free.gateway.connections.transport import Broadcast, Feed
 from orchestrator_free.gateway.settings import GatewaySettings
 from orchestrator_free.jetstream import Log, Objects
 from orchestrator_free.metrics import GatewayMetrics
-from orchestrator_free.reader import Reader
+from orchestrator_free.reading.entries import Entry
+from orchestrator_free.reading.reader import Reader
 from orchestrator_free.subjects import Position, session_filter
 
 _log = structlog.get_logger("orchestrator_free.gateway")

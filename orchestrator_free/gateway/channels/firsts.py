@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import NamedTuple
 
 from orchestrator_free import tracing
-from orchestrator_free.entries import Entry
 from orchestrator_free.fold import Fold
 from orchestrator_free.metrics import GatewayMetrics
+from orchestrator_free.reading.entries import Entry
 from orchestrator_free.subjects import ALL
 
 

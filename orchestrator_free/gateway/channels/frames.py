@@ -10,10 +10,10 @@ from typing import Final, Literal
 
 import orjson
 
-from orchestrator_free.entries import Entry
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.events import Event
 from orchestrator_free.gateway.channels.lens import ABOUT
+from orchestrator_free.reading.entries import Entry
 from orchestrator_free.subjects import KINDS, Position, check_name, parse
 
 Format = Literal["sse", "ndjson"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from orchestrator_free.entries import Entry, to_event
 from orchestrator_free.errors import PositionLost
 from orchestrator_free.gateway.channels.frames import Frame
 from orchestrator_free.jetstream import Log, Message
-from orchestrator_free.reader import Reader
+from orchestrator_free.reading.entries import Entry, to_event
+from orchestrator_free.reading.reader import Reader
 from orchestrator_free.subjects import session_filter
 
 _PAGE: Final = 512

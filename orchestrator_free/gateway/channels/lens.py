@@ -10,11 +10,11 @@ import asyncio
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakValueDictionary
 
-from orchestrator_free.entries import Entry, to_event
 from orchestrator_free.events import Event
 from orchestrator_free.fold import Fold
 from orchestrator_free.gateway.channels.snapshot import Snapshots
 from orchestrator_free.jetstream import Log, Objects
+from orchestrator_free.reading.entries import Entry, to_event
 from orchestrator_free.subjects import Position, session_filter
 
 if TYPE_CHECKING:

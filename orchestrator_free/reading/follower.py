@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Final
 
-from orchestrator_free.entries import Entry
 from orchestrator_free.errors import PositionLost, SessionNotFound
 from orchestrator_free.events import Event
 from orchestrator_free.jetstream import Log
-from orchestrator_free.reader import Reader
+from orchestrator_free.reading.entries import Entry
+from orchestrator_free.reading.reader import Reader
 from orchestrator_free.subjects import Position
 
 #: a follower that is slower than its session lets the log wait for it beyond this many events, or bytes of payload

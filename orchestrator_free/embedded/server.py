@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import structlog
 
-from orchestrator_free.binary import check_binary, find_binary
+from orchestrator_free.embedded.binary import check_binary, find_binary
 from orchestrator_free.errors import BrokerStartError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def server_config(settings: ServerSettings) -> str:
     """Return the text of `nats-server.conf`; pure, so that shipped files can be compared with it."""
     file_store = "" if settings.max_file_store is None else f"\n  max_file_store: {settings.max_file_store}"
     return f"""\
-# Written by orchestrator_free.server.
+# Written by orchestrator_free.embedded.server.
 listen: "{_endpoint(settings.host, settings.port or -1)}"
 http: "{_endpoint(settings.monitor_host, settings.monitor_port or -1)}"
 max_payload: {settings.max_payload}

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from orchestrator_free import contract
-from orchestrator_free.entries import to_event
 from orchestrator_free.events import Event
 from orchestrator_free.jetstream import Delivery as RawDelivery
 from orchestrator_free.jetstream import PullConsumer
+from orchestrator_free.reading.entries import to_event
 from orchestrator_free.subjects import ROOT, Position, check_name
 
 Start = Literal["beginning", "new"] | Position | datetime

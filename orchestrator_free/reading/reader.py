@@ -15,10 +15,10 @@ from typing import Final
 
 import structlog
 
-from orchestrator_free.entries import Entry, is_whole, read_under, to_event
 from orchestrator_free.errors import BrokerError, BrokerTimeout, PermissionDenied, PositionLost
 from orchestrator_free.jetstream import Log, Message
 from orchestrator_free.jetstream.messages import live_message
+from orchestrator_free.reading.entries import Entry, is_whole, read_under, to_event
 from orchestrator_free.subjects import LIVE, Position, session_filter
 
 _log = structlog.get_logger("orchestrator_free.reader")

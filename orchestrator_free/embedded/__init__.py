@@ -1,0 +1,1 @@
+"""The embedded `nats-server`: which program it is, and its process."""
