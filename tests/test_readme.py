@@ -202,4 +202,6 @@ def test_the_installed_package_has_the_agents_of_the_demonstrations() -> None:
     packed = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     started = {*serve._DEMO_AGENTS, "writer.py", *(f"{name}.py" for name in support.AGENTS)}
 
-    assert packed == {f"agents/{name}": f"orchestrator_free/_agents/{name}" for name in started}
+    assert packed == {f"agents/{name}": f"orchestrator_free/_agents/{name}" for name in started} | {
+        "README.md": "orchestrator_free/_agents/README.md"
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,9 +20,6 @@ from orchestrator_free.cli import (
     control,
     desk,
     floor,
-    insights,
-    lag,
-    notify,
     operations,
     presence,
     serve,
@@ -48,7 +46,7 @@ from orchestrator_free.cli.options import (
     run,
     write_json,
 )
-from orchestrator_free.cli.render import render_head, render_sessions, render_view
+from orchestrator_free.cli.render import moment, render_head, render_sessions, render_view
 from orchestrator_free.cli.tree import render_tree
 from orchestrator_free.cli.watch import print_answers, print_events
 from orchestrator_free.errors import InvalidInput, SessionExists
@@ -67,11 +65,6 @@ app = typer.Typer(
 app.command("up")(serve.up)
 app.command("demo")(serve.demo)
 app.command("launch")(serve.launch)
-app.command("insights")(insights.insights)
-app.command("lag")(lag.lag)
-app.command("notify")(notify.notify)
-app.add_typer(broker.broker_app, name="broker")
-app.command("callout")(callout.callout)
 for _command in (control.cancel, control.steer, control.redirect, control.pause, control.resume):
     app.command(_command.__name__, rich_help_panel="Control")(_command)
 for _word in (asks.asks, asks.approve, asks.deny, asks.answer, asks.ask, asks.withdraw):
@@ -84,10 +77,18 @@ app.command("brief", rich_help_panel="Floor")(floor.brief)
 for _presence in (presence.presence, presence.away, presence.back):
     app.command(_presence.__name__, rich_help_panel="Presence")(_presence)
 app.command("tools", rich_help_panel="State")(state.tools)
-operations.register(app)
 app.add_typer(state.state_app, name="state", rich_help_panel="State")
+operations.register(app)
+app.add_typer(broker.broker_app, name="broker", rich_help_panel="Identity")
+app.command("callout", rich_help_panel="Identity")(callout.callout)
 app.add_typer(token.token_app, name="token", rich_help_panel="Identity")
 app.add_typer(synadia.synadia_app, name="synadia", rich_help_panel="Bridges")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"orchestrator-free {version('orchestrator-free')}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -103,6 +104,9 @@ def _reach(
     inbox: Inbox = None,
     log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="What is logged.")] = "info",
     otel: Annotated[str | None, typer.Option(help="Send traces there, OTLP over HTTP: http://127.0.0.1:4318.")] = None,
+    version_: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
 ) -> None:
     reach.url, reach.inbox = url, inbox
     reach.access = Access(
@@ -157,7 +161,8 @@ def send(
             if as_json:
                 write_json(answer)
             else:
-                err.print(f"sent as input {sent.input}, run {sent.run}, at {sent.position}", highlight=False)
+                said = f"sent as input {sent.input}, run {sent.run}, at {sent.position}"
+                err.print(said, highlight=False, soft_wrap=True)
             return await print_answers(broker, target, sent, names, as_json=as_json) if wait else 0
 
     run(work())
@@ -203,7 +208,7 @@ def tail(
 @app.command()
 def sessions(
     after: Annotated[str, typer.Option(help="The id before the page.")] = "",
-    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100,
+    limit: Annotated[int, typer.Option(help="Sessions on a page.", min=1, max=10_000)] = 100,
     as_json: AsJson = False,
 ) -> None:
     """List the sessions."""
@@ -216,7 +221,7 @@ def sessions(
                 row = {"session": one.session, "title": one.title, "agents": one.agents, "created": one.created}
                 write_json(row)
             return
-        rows = [(one.session, one.title, " ".join(one.agents) or "any", one.created or "") for one in found]
+        rows = [(one.session, one.title, " ".join(one.agents) or "any", moment(one.created)) for one in found]
         out.print(render_sessions(rows))
         if len(found) == limit:
             err.print(f"more: --after {found[-1].session}")

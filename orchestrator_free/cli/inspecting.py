@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator_free.cli.options import AsJson, SessionName, out, reach, run, write_json
-from orchestrator_free.cli.render import clean
+from orchestrator_free.cli.render import clean, moment
 from orchestrator_free.operations.inspecting import inspect as look
 
 
@@ -31,9 +31,11 @@ def inspect(
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    lines = [f"{found['session']}: {found['messages']} messages up to {found['position']}, the last at {found['last']}"]
+    where = f"{found['messages']} messages up to {found['position']}"
+    lines = [f"{found['session']}: {where}, the last at {moment(found['last'])}"]
     for one in found["inputs"]:
-        lines.append(f"input {one['from']}/{one['input']} to {one['to']}: stored at {one['position']}, {one['time']}")
+        stored = f"stored at {one['position']}, {moment(one['time'])}"
+        lines.append(f"input {one['from']}/{one['input']} to {one['to']}: {stored}")
         lines += [f"  {_agent(about)}" for about in one["agents"]]
     for kind, readers in found["readers"].items():
         for reader in readers:
@@ -51,10 +53,12 @@ def _agent(about: dict[str, Any]) -> str:
     text = f"{about['agent']}: {about['stage']}"
     match about["stage"]:
         case "finished":
-            text += f" as {about['status']} in attempt {about['attempt']}, {about['time']}"
+            text += f" as {about['status']} in attempt {about['attempt']}, {moment(about['time'])}"
         case "running":
             lives = {True: "alive", False: "not alive", None: "unknown"}[about["alive"]]
-            text += f" in attempt {about['attempt']} at replica {about['replica']} ({lives}) since {about['time']}"
+            text += (
+                f" in attempt {about['attempt']} at replica {about['replica']} ({lives}) since {moment(about['time'])}"
+            )
         case "stored" | "taken":
             text += f", behind {', '.join(about['behind'])}" if about["behind"] else ""
             text += f"; {about['ahead_at_broker']} wait at the broker" + (", PAUSED" if about["paused"] else "")

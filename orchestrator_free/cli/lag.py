@@ -8,15 +8,15 @@ import typer
 from rich.table import Table
 
 from orchestrator_free.cli.options import AsJson, err, out, reach, run, write_json
-from orchestrator_free.cli.serve import Host, MonitorUrl, Port
+from orchestrator_free.cli.serve import MonitorUrl
 from orchestrator_free.lag import lag_table
 from orchestrator_free.metrics import serve_lag
 
 
 def lag(
     serve: Annotated[bool, typer.Option(help="Keep serving it as Prometheus metrics.")] = False,
-    host: Host = "127.0.0.1",
-    port: Port = 9464,
+    host: Annotated[str, typer.Option(help="Address of the metrics.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the metrics; 0 takes a free one.", min=0, max=65535)] = 9464,
     monitor_url: MonitorUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -25,8 +25,7 @@ def lag(
     async def work() -> None:
         async with reach.connect("lag") as broker:
             if serve:
-                err.print(f"metrics http://{host}:{port}/metrics", highlight=False)
-                await serve_lag(broker, host=host, port=port, monitor_url=monitor_url)
+                await serve_lag(broker, host=host, port=port, monitor_url=monitor_url, ready=_say)
                 return
             rows = await lag_table(broker)
         if as_json:
@@ -41,6 +40,10 @@ def lag(
         out.print(table)
 
     run(work(), endless=serve)
+
+
+def _say(url: str) -> None:
+    err.print(f"metrics {url}/metrics", highlight=False, soft_wrap=True)
 
 
 def _cell(value: object) -> str:

@@ -136,9 +136,16 @@ def run(work: Coroutine[Any, Any, int | None], *, endless: bool = False) -> None
     except KeyboardInterrupt:
         code = 130
     except OrchestratorFreeError as error:
-        err.print(Text.assemble(("error: ", "bold red"), clean(error)), highlight=False, soft_wrap=True)
+        err.print(Text.assemble(("error: ", "bold red"), clean(_said(error))), highlight=False, soft_wrap=True)
         code = _code(error)
     raise typer.Exit(code or 0)
+
+
+def _said(error: OrchestratorFreeError) -> str:
+    """Return what an error says, with what to do in the words of the command line."""
+    if isinstance(error, SessionNotFound):
+        return f"there is no session {error.session!r}; `orchestrator-free sessions` lists them, `send` begins one"
+    return str(error)
 
 
 def _code(error: OrchestratorFreeError) -> int:

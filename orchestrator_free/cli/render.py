@@ -32,6 +32,11 @@ def clean(text: object) -> str:
     return str(text).translate(_CONTROLS)
 
 
+def moment(time: str | None) -> str:
+    """Return a time of the log for people: to the second, as `2026-11-28 16:46:40Z`."""
+    return "" if time is None else f"{time[:10]} {time[11:19]}Z"
+
+
 def colour(place: int) -> str:
     """Return the colour of the agent at a place in the view."""
     return _COLOURS[place % len(_COLOURS)]

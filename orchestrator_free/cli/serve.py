@@ -285,10 +285,11 @@ def _support_environment(url: str, *, live: bool) -> dict[str, str]:
 
 
 def _document(file: Path | None) -> dict[str, str]:
-    """Return the document to work on: the given file, or this repository's README."""
+    """Return the document to work on: the given file, a README that lies here, or our own."""
     chosen = file or Path("README.md")
     if file is None and not chosen.is_file():
-        chosen = Path(__file__).parents[2] / "README.md"
+        installed = Path(__file__).parents[1] / "_agents" / "README.md"
+        chosen = installed if installed.is_file() else Path(__file__).parents[2] / "README.md"
     try:
         raw = chosen.read_bytes()
     except OSError as error:

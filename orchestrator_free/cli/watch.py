@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from orchestrator_free.broker import Broker
-from orchestrator_free.cli.options import EXIT_FAILED, out, write_json
+from orchestrator_free.cli.options import EXIT_FAILED, err, out, write_json
 from orchestrator_free.cli.render import clean, render_view
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.events import Event
@@ -88,6 +88,9 @@ async def print_answers(broker: Broker, session: Session, sent: Sent, to: Sequen
     async with _painting(lambda: _answers(session, fold, sent, agents), on=out.is_terminal and not as_json):
         async for event in session.follow():
             fold.apply(event)
+            if event.type == "agent.offline" and event.member in left and event.sequence > sent.position.sequence:
+                reason = clean(event.body.get("reason") or "no process of it runs")
+                err.print(Text(f"{event.member} is offline: {reason}; the input waits in the log"), soft_wrap=True)
             for agent in sorted(left):
                 found = fold.run(agent, sent.run)
                 if found is not None and not found.open:

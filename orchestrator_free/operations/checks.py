@@ -153,7 +153,9 @@ def _streams(facts: Facts) -> Iterable[Check]:
 
 def _wanted_streams(facts: Facts) -> Iterator[tuple[str, dict[str, Any]]]:
     shards = max(facts.shards, 1)
-    settings = contract.StreamSettings(shards=shards)
+    first = facts.streams.get(contract.stream_name(0))
+    isolated = first is not None and not first["config"].get("allow_rollup_hdrs")
+    settings = contract.StreamSettings(shards=shards, isolated=isolated)
     for shard in range(shards):
         yield contract.stream_name(shard), contract.stream_config(shard, settings)
     made = (contract.timer_stream, contract.object_stream, contract.audit_stream, contract.access_stream)

@@ -48,8 +48,8 @@ def test_what_makes_no_sense_ends_with_a_line_that_says_so(command: Any, fresh: 
         (2, "has no input", ("branch", session, "nobody")),
         (2, "not a position", ("fork", session, "--at", "yesterday")),
         (1, "recreated", ("fork", session, "--at", "00000000-1")),
-        (3, "does not exist", ("branch", fresh("s"))),
-        (3, "does not exist", ("fork", fresh("s"))),
+        (3, "there is no session", ("branch", fresh("s"))),
+        (3, "there is no session", ("fork", fresh("s"))),
     ]
     for code, words, arguments in cases:
         done = command(*arguments)

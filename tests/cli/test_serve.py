@@ -14,8 +14,11 @@ import subprocess
 import sys
 import termios
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -27,7 +30,6 @@ from orchestrator_free.cli.app import app
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from orchestrator_free.broker import Broker
 
@@ -205,6 +207,45 @@ def test_the_demonstration_for_machines_is_the_view(command: Any, tmp_path: Path
     assert runs.keys() == {"outliner", "checker", "critic"}
     assert {run["status"] for run in runs.values()} == {"done"}
     assert view["inputs"][0]["data"]["document"]["name"] == "README.md"
+
+
+@pytest.mark.slow
+def test_the_demonstration_needs_no_checkout(tmp_path: Path) -> None:
+    """Installed from a wheel, in an empty folder, it brings its agents and a document."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=Path(__file__).parents[2], check=True, capture_output=True)
+    [wheel] = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    (tmp_path / "empty").mkdir()
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); from orchestrator_free.cli import main; main()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(
+        [sys.executable, "-c", program, "demo", "--json"],
+        cwd=tmp_path / "empty", env=environment, check=False, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    view = orjson.loads(done.stdout)
+    assert view["inputs"][0]["data"]["document"]["text"].startswith("# orchestrator-free")
+    assert {agent["runs"][0]["status"] for agent in view["agents"]} == {"done"}
+
+
+def test_the_version_is_told(command: Any) -> None:
+    """As `pip show` says it."""
+    assert command("--version").out == f"orchestrator-free {version('orchestrator-free')}\n"
+
+
+async def test_lag_is_served_where_it_says(command: Any, eventually: Any) -> None:
+    """With --port 0 the address that is printed is the one that was taken."""
+    serving = command.start("lag", "--serve", "--port", "0")
+    address = re.compile(r"^metrics (http://127\.0\.0\.1:[1-9]\d*/metrics)$", re.MULTILINE)
+
+    [url] = await eventually(lambda: address.findall(serving.output))
+
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(url)).status_code == 200
 
 
 def test_a_document_that_cannot_be_read_is_said(command: Any, tmp_path: Path) -> None:

@@ -78,6 +78,21 @@ async def test_waiting_for_nobody_is_said_at_once(command: Any, ann: Broker, fre
         assert "nobody will answer" in done.err
 
 
+async def test_waiting_for_an_agent_that_is_away_says_so(
+    command: Any, ann: Broker, eventually: Any, fresh: Fresh
+) -> None:
+    """A name that nobody serves: what the session says of it is said to who waits, on standard error."""
+    session, nobody = ann.session(fresh("s")), fresh("nobody")
+    waiting = command.start("send", session.id, "x", "--to", nobody, "--wait", "--json")
+    await eventually(lambda: "position" in waiting.output)
+    where = f"session.{session.shard}.{session.id}.{nobody}.presence"
+    said = orjson.dumps({"type": "agent.offline", "reason": "no agent of this name has ever connected"})
+    await ann.log.wire.publish(where, said, message_id=fresh("m"))
+
+    words = f"{nobody} is offline: no agent of this name has ever connected; the input waits in the log"
+    await eventually(lambda: words in waiting.output)
+
+
 async def test_the_same_id_is_sent_once(command: Any, ann: Broker, fresh: Fresh) -> None:
     """Twice the same answer; other words under the same id are refused, with 1."""
     name = fresh("s")

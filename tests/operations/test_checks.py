@@ -20,9 +20,9 @@ def consumer(config: dict[str, Any], *, pending: int = 0, **more: Any) -> dict[s
     return {"name": config["durable_name"], "config": config, "num_pending": pending, "num_ack_pending": 0} | more
 
 
-def healthy(**changes: Any) -> Facts:
+def healthy(*, isolated: bool = False, **changes: Any) -> Facts:
     """An installation in order, with one agent."""
-    settings = contract.StreamSettings()
+    settings = contract.StreamSettings(isolated=isolated)
     streams = [
         contract.stream_config(0, settings), contract.timer_stream(settings), contract.object_stream(settings),
         contract.audit_stream(settings), contract.presence_stream(),
@@ -58,6 +58,18 @@ def test_nothing_is_wrong_with_an_installation_in_order() -> None:
         "broker", "jetstream", "durability", "clock", "storage", "streams", "wire", "permissions", "consumers", "agents",
         "lag", "asks", "dead letters", "gateway",
     }  # fmt: skip
+
+
+def test_an_installation_for_isolated_agents_is_in_order_without_roll_ups() -> None:
+    """Nobody is told to switch on what isolation forbids; a stream that still takes roll-ups there is a problem."""
+    assert said(healthy(isolated=True), "streams")[0] == "ok"
+
+    one_takes_them = healthy(isolated=True)
+    one_takes_them.streams |= {"OBJ_orchestrator_free_objects": healthy().streams["OBJ_orchestrator_free_objects"]}
+    status, words = said(one_takes_them, "streams")
+
+    assert status == "problem"
+    assert words == "OBJ_orchestrator_free_objects differs: allow_rollup_hdrs: wanted False, found True"
 
 
 def with_stream(name: str, **changes: Any) -> dict[str, Any]:
