@@ -38,6 +38,10 @@ async def _always() -> None:
     """There is room."""
 
 
+def _nobody(_: object) -> None:
+    """A sink that is gone."""
+
+
 class Reader:
     """Hands a session's events to `sink`, in order, each once; runs until closed.
 
@@ -359,7 +363,11 @@ class Reader:
             self._verified = end
 
     def close(self) -> None:
-        """Stop. Safe to call twice."""
+        """Stop: nothing is handed on any more. Safe to call twice.
+
+        Whoever it handed on to is let go: reader and owner refer to one another, and would wait for the collector.
+        """
+        self._sink, self._on_reset, self._room = _nobody, _nobody, _always
         self._unsubscribe()
         if self._hold in self._log.wire.on_reconnect:
             self._log.wire.on_disconnect.remove(self._on_disconnect)
@@ -367,3 +375,4 @@ class Reader:
             self._log.on_new_leader.remove(self._on_new_leader)
         if self._task is not None:
             self._task.cancel()
+            self._task = None
