@@ -24,7 +24,7 @@ demo: setup  ## three agents on one document: make demo, make demo ARGS="--file 
 test: setup  ## everything that must hold
 	.ci/tools
 	$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --reruns 1 $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --reruns 1 --rerun-show-tracebacks -rR $(ARGS)
 
 check: setup  ## format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -85,8 +85,14 @@ async def test_what_needs_the_broker_is_answered_with_a_problem_while_it_is_away
         assert "try again" in answer.json()["detail"]
     await eventually(lambda: _is_ready(gateway, 200))
     await eventually(lambda: _sent(gateway, pen.session, send))
-    view = (await gateway.http.get(f"/sessions/{pen.session}")).json()
-    assert [entry["text"] for entry in view["inputs"]] == ["go"]
+    inputs: list[Any] = []
+
+    async def is_shown() -> bool:
+        inputs[:] = (await gateway.http.get(f"/sessions/{pen.session}")).json()["inputs"]
+        return bool(inputs)
+
+    await eventually(is_shown)
+    assert [entry["text"] for entry in inputs] == ["go"]
 
 
 async def _sent(gateway: Any, session: str, send: Any) -> bool:

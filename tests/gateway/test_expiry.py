@@ -151,12 +151,12 @@ async def test_a_revoked_token_and_all_of_a_member_end_within_seconds(
         ):
             await eventually(lambda: gone.events and kept.events and others.events)
             await revoke_token(bucket, verified.token)
-            await eventually(lambda: gone.end, 10)
+            await eventually(lambda: gone.end, 30)
             assert (gone.end, gone.names) == ("truncated", ["token_revoked"])
             assert (await first.http.get(f"/sessions/{pen.session}", headers=bearer(one))).status_code == 401
             assert kept.end is None
             await revoke_member(bucket, "ann")
-            await eventually(lambda: kept.end, 10)
+            await eventually(lambda: kept.end, 30)
             assert kept.names == ["token_revoked"]
             for gateway in (first, second):
                 answer = await gateway.http.get(f"/sessions/{pen.session}", headers=bearer(two))
@@ -167,7 +167,7 @@ async def test_a_revoked_token_and_all_of_a_member_end_within_seconds(
             answer = await second.http.get(f"/sessions/{pen.session}", headers=bearer(token("ann")))
             return bool(answer.status_code == 200)
 
-        await eventually(counts_again, 10)
+        await eventually(counts_again, 30)
 
 
 async def _keys(token: Mint) -> FileKeys:
