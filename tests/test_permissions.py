@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 BROKER = Path(__file__).parents[1] / "broker"
-USERS = ("gateway", "operator", "outliner", "billing", "notify", "dashboard", "system")
+USERS = ("gateway", "operator", "outliner", "billing", "notify", "dashboard", "synadia", "partner", "system")
 
 
 @dataclass

@@ -44,14 +44,21 @@ def accounts(plan: Plan) -> dict[str, Any]:
 
 def _tenant_accounts(tenant: Tenant, plan: Plan) -> dict[str, Any]:
     core = contract.core_account(tenant.name)
+    exports = contract.caller_exports(tenant.name, tenant.callers)
     found: dict[str, Any] = {core: {"jetstream": "enabled", "users": []}}
     if plan.isolated:
-        found[core]["exports"] = contract.exports(tenant.name, shards=plan.shards)
+        exports = contract.exports(tenant.name, shards=plan.shards) + exports
         agents = contract.agents_account(tenant.name)
         found[agents] = {"imports": contract.imports(tenant.name, shards=plan.shards), "users": []}
+    if exports:
+        found[core]["exports"] = exports
+    for caller in tenant.callers:
+        account = contract.caller_account(tenant.name, caller)
+        found[account] = {"imports": contract.caller_imports(tenant.name), "users": []}
     for user in tenant.users:
         allowed = contract.permissions(user.role, user.name, shards=plan.shards, sessions=user.sessions)
-        found[contract.account_of(user.role, tenant.name)]["users"].append({"nkey": user.nkey, "permissions": allowed})
+        account = contract.account_of(user.role, tenant.name, user.name)
+        found[account]["users"].append({"nkey": user.nkey, "permissions": allowed})
     return found
 
 

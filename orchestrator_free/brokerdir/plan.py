@@ -61,6 +61,11 @@ class Tenant:
         """Return a user, if there is one of this name."""
         return next((user for user in self.users if user.name == name), None)
 
+    @property
+    def callers(self) -> list[str]:
+        """The callers of the Synadia Agent Protocol, each of which has an account for itself."""
+        return [user.name for user in self.users if user.role == "caller"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callout:

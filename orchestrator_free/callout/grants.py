@@ -102,6 +102,8 @@ def grant_of(claims: Mapping[str, Any], plan: Plan, *, now: float) -> Grant:
         raise NotAuthenticated(f"no tenant {grant.tenant[:64]!r} at this broker")
     if grant.role == "isolated" and not plan.isolated:
         raise NotAuthenticated("this broker has no account for isolated agents")
+    if grant.role == "caller" and grant.member not in plan.tenants[grant.tenant].callers:
+        raise NotAuthenticated(f"no account for the caller {grant.name}; `broker caller` makes one")
     if grant.expires <= now:
         raise TokenExpired(f"the token of {grant.name} has expired {now - grant.expires:.0f} s ago")
     if grant.issued <= plan.revoked.get(grant.name, 0):
@@ -122,7 +124,7 @@ def user_claims(grant: Grant, user: str, *, shards: int) -> dict[str, Any]:
     unlimited = {"subs": -1, "data": -1, "payload": -1}
     return {
         "sub": user,
-        "aud": contract.account_of(grant.role, grant.tenant),
+        "aud": contract.account_of(grant.role, grant.tenant, grant.member),
         "name": grant.name,
         "nats": {**permissions, **unlimited, "type": "user", "version": 2},
         **({"exp": grant.expires} if grant.expires else {}),

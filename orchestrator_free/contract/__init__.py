@@ -1,6 +1,15 @@
 """The contract with the broker as data: streams, buckets, consumers and permissions. `broker/` is written from it."""
 
-from orchestrator_free.contract.accounts import account_of, agents_account, core_account, exports, imports
+from orchestrator_free.contract.accounts import (
+    account_of,
+    agents_account,
+    caller_account,
+    caller_exports,
+    caller_imports,
+    core_account,
+    exports,
+    imports,
+)
 from orchestrator_free.contract.consumers import (
     ACK_WAIT_SECONDS,
     CREATED,
@@ -27,7 +36,12 @@ from orchestrator_free.contract.durable import (
 )
 from orchestrator_free.contract.installation import OPTIONAL, lasting_streams
 from orchestrator_free.contract.roles import (
+    ANSWERED,
+    CALLERS_INBOX,
+    DISCOVERY,
+    HEARTBEATS,
     LEADER_ELECTED,
+    PROMPTED,
     ROLES,
     TIMED_KINDS,
     Role,
@@ -59,16 +73,21 @@ from orchestrator_free.contract.streams import (
 __all__ = (
     "ACCESS_BUCKET",
     "ACK_WAIT_SECONDS",
+    "ANSWERED",
     "AUDIT",
+    "CALLERS_INBOX",
     "CREATED",
+    "DISCOVERY",
     "DRAIN",
     "DURABLE_ROOT",
     "DURABLE_STREAM",
+    "HEARTBEATS",
     "LEADER_ELECTED",
     "OBJECT_BUCKET",
     "OPTIONAL",
     "PRESENCE_BUCKET",
     "PRESENCE_TTL_SECONDS",
+    "PROMPTED",
     "ROLES",
     "SERVICE_ACK_WAIT_SECONDS",
     "STRUCTURE",
@@ -84,6 +103,9 @@ __all__ = (
     "agent_consumer_name",
     "agents_account",
     "audit_stream",
+    "caller_account",
+    "caller_exports",
+    "caller_imports",
     "control_consumer",
     "control_consumer_name",
     "core_account",

@@ -1,5 +1,8 @@
 """Accounts: a tenant is two of them, one with the streams, and one for agents whose code is not trusted.
 
+Each caller of the Synadia Agent Protocol has one more for itself: the libraries of that protocol all listen below one
+inbox, so two callers in one account could hear each other's answers.
+
 Accounts see nothing of each other but what one exports to the other. The broker answers a request from another account
 to that account only, so no answer can be aimed at a subject of the log. What such an agent must not do itself (set
 timers, describe objects, make consumers) it asks on the same subjects as everybody; the import leads them to the
@@ -8,9 +11,20 @@ core's steward.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
-from orchestrator_free.contract.roles import LEADER_ELECTED, LOOK_UP, STREAMED, TIMED_KINDS, WORKING_KINDS, expand
+from orchestrator_free.contract.roles import (
+    ANSWERED,
+    HEARTBEATS,
+    LEADER_ELECTED,
+    LOOK_UP,
+    PROMPTED,
+    STREAMED,
+    TIMED_KINDS,
+    WORKING_KINDS,
+    expand,
+)
 from orchestrator_free.contract.streams import OBJECT_BUCKET, PRESENCE_BUCKET
 from orchestrator_free.subjects import AT, LIVE, ROOT, STEWARD, check_name
 
@@ -49,9 +63,20 @@ def agents_account(tenant: str) -> str:
     return f"{check_name('tenant', tenant)}.agents"
 
 
-def account_of(role: str, tenant: str) -> str:
-    """Return the name of the account that users of a role belong to."""
-    return agents_account(tenant) if role == "isolated" else core_account(tenant)
+def caller_account(tenant: str, caller: str) -> str:
+    """Return the name of the account that a caller of the Synadia Agent Protocol has for itself."""
+    return f"{check_name('tenant', tenant)}.caller.{check_name('user', caller)}"
+
+
+def account_of(role: str, tenant: str, member: str) -> str:
+    """Return the name of the account that a member belongs to."""
+    match role:
+        case "isolated":
+            return agents_account(tenant)
+        case "caller":
+            return caller_account(tenant, member)
+        case _:
+            return core_account(tenant)
 
 
 def exports(tenant: str, *, shards: int = 1) -> list[dict[str, Any]]:
@@ -77,3 +102,19 @@ def imports(tenant: str, *, shards: int = 1) -> list[dict[str, Any]]:
         *asked,
         *({"stream": core | {"subject": one}} for one in expand(_HEARD, "", shards)),
     ]
+
+
+def caller_exports(tenant: str, callers: Iterable[str]) -> list[dict[str, Any]]:
+    """Return what the core account lets callers use of the front door; nothing without callers."""
+    accounts = [caller_account(tenant, caller) for caller in callers]
+    if not accounts:
+        return []
+    services = [{"service": one, "response_type": "stream", "accounts": accounts} for one in PROMPTED]
+    return [*services, {"service": ANSWERED, "accounts": accounts}, {"stream": HEARTBEATS, "accounts": accounts}]
+
+
+def caller_imports(tenant: str) -> list[dict[str, Any]]:
+    """Return what a caller's account uses of the core account."""
+    core = {"account": core_account(tenant)}
+    services = [{"service": core | {"subject": one}} for one in (*PROMPTED, ANSWERED)]
+    return [*services, {"stream": core | {"subject": HEARTBEATS}}]

@@ -17,8 +17,18 @@ from orchestrator_free.contract.streams import (
     TOMBSTONE_ROOT,
     stream_name,
 )
-from orchestrator_free.errors import InvalidInput
+from orchestrator_free.errors import InvalidInput, InvalidName
 from orchestrator_free.subjects import AT, AUDIT_ROOT, LIVE, ROOT, STEWARD, check_name
+
+#: how replies come to callers of the Synadia Agent Protocol; their libraries let nobody change it
+CALLERS_INBOX: Final = "_INBOX.agents.>"
+_CALLERS: Final = CALLERS_INBOX.split(".")[1]
+#: what such callers ask, prompts aside
+DISCOVERY: Final = tuple(f"$SRV.{verb}{whom}" for verb in ("PING", "INFO") for whom in ("", ".agents", ".agents.*"))
+#: what callers say to the front door; where they answer its questions; what they hear of it
+PROMPTED: Final = (*DISCOVERY, "agents.prompt.*.*.*", "agents.status.*.*.*")
+ANSWERED: Final = "agents.answer.*"
+HEARTBEATS: Final = "agents.hb.*.*.*"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +227,38 @@ ROLES: Final[dict[str, Role]] = {
         publish=(f"{ROOT}.*.*.{{member}}.notice.*", *_READ, *_consumer(service_consumer_name("{member}"))),
         subscribe=(*_HEAR, LEADER_ELECTED),
     ),
+    "door": Role(
+        about="The front door for callers of the Synadia Agent Protocol: their prompts are inputs under its own name.",
+        publish=(
+            *(f"{ROOT}.*.*.{{member}}.{kind}" for kind in ("in.*.*", "answer.*", "meta")),
+            *_READ,
+            *_WRITE_OBJECTS,
+            HEARTBEATS,
+            # Their replies: in its own account, and through an import in another.
+            CALLERS_INBOX,
+            "_R_.>",
+            # Its echo behind each chunk: the broker has passed on what came before.
+            "_INBOX.{member}.>",
+        ),
+        subscribe=(*_HEAR, LEADER_ELECTED, *PROMPTED, ANSWERED),
+    ),
+    "guest": Role(
+        about="An agent of the Synadia Agent Protocol as a member of sessions: an agent, and a caller in its account.",
+        publish=(
+            *_WORK,
+            *_READ,
+            *_consumer(agent_consumer_name("{member}")),
+            *_consumer(control_consumer_name("{member}")),
+            *PROMPTED,
+            CALLERS_INBOX,
+        ),
+        subscribe=(*_HEAR, LEADER_ELECTED, CALLERS_INBOX, HEARTBEATS),
+    ),
+    "caller": Role(
+        about="A caller of the Synadia Agent Protocol, who knows nothing of sessions; in an account of its own.",
+        publish=(*PROMPTED, ANSWERED),
+        subscribe=(CALLERS_INBOX, "_INBOX.{member}.>", HEARTBEATS),
+    ),
     "observer": Role(
         about="Reads all sessions, live and from the log; keeps no position at the broker, publishes no event.",
         publish=(_LOOK, *_READ),
@@ -238,7 +280,8 @@ def permissions(role: str, member: str, *, shards: int = 1, sessions: Iterable[s
         InvalidName: the name, or that of a session, cannot be one.
         InvalidInput: the role cannot be narrowed to sessions.
     """
-    check_name("member", member)
+    if check_name("member", member) == _CALLERS:
+        raise InvalidName(f"member {member!r} would share its inbox with callers of the Synadia Agent Protocol")
     joins = [check_name("session", session) for session in sessions]
     if joins and role not in NARROW:
         raise InvalidInput(f"{role!r} is for all sessions; only these can be narrowed: {', '.join(NARROW)}")

@@ -17,7 +17,7 @@ AGENT: Final = "outliner"
 TENANT: Final = "main"
 _MEMBERS: Final = (
     ("core", "gateway"), ("operator", "operator"), ("agent", AGENT), ("service", "billing"),
-    ("notifier", "notify"), ("observer", "dashboard"),
+    ("notifier", "notify"), ("door", "synadia"), ("caller", "partner"), ("observer", "dashboard"),
 )  # fmt: skip
 
 
@@ -140,14 +140,22 @@ def accounts_block(tenants: Mapping[str, Iterable[User]], shards: int = 1, *, sy
         system: how the operator of the server authenticates; see `User.login`.
     """
     blocks = [_system(system)]
-    for tenant, users in tenants.items():
+    for tenant, listed in tenants.items():
+        users = list(listed)
         core, agents = contract.core_account(tenant), contract.agents_account(tenant)
         of: dict[str, list[User]] = {core: [], agents: []}
         for user in users:
-            of[contract.account_of(user.role, tenant)].append(user)
-        uses = {"jetstream": "enabled", "exports": contract.exports(tenant, shards=shards)}
-        blocks.append(_account(core, uses, of[core], shards))
-        blocks.append(_account(agents, {"imports": contract.imports(tenant, shards=shards)}, of[agents], shards))
+            of.setdefault(contract.account_of(user.role, tenant, user.member), []).append(user)
+        callers = [user.member for user in users if user.role == "caller"]
+        exports = contract.exports(tenant, shards=shards) + contract.caller_exports(tenant, callers)
+        uses: dict[str, dict[str, Any]] = {
+            core: {"jetstream": "enabled", "exports": exports},
+            agents: {"imports": contract.imports(tenant, shards=shards)},
+        }
+        blocks += [
+            _account(name, uses.get(name, {"imports": contract.caller_imports(tenant)}), found, shards)
+            for name, found in of.items()
+        ]
     return "accounts {\n" + "\n".join(blocks) + "\n}\nsystem_account: SYS\n"
 
 

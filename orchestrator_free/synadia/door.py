@@ -16,6 +16,7 @@ from typing import Any, Final
 import orjson
 import structlog
 
+from orchestrator_free import contract
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import (
     BrokerError,
@@ -72,7 +73,7 @@ class DoorSettings:
 
 
 class FrontDoor:
-    """Answers callers: `await FrontDoor(broker).run()`, until cancelled. Needs the role `core`."""
+    """Answers callers: `await FrontDoor(broker).run()`, until cancelled. Needs the role `door`."""
 
     def __init__(self, broker: Broker, settings: DoorSettings | None = None) -> None:
         self._broker = broker
@@ -105,8 +106,7 @@ class FrontDoor:
             self._wire.subscribe(f"agents.prompt.*.{owner}.*", self._on_prompt, queue=QUEUE),
             self._wire.subscribe(f"agents.status.*.{owner}.*", self._on_status, queue=QUEUE),
         ]
-        asked = [f"$SRV.{verb}{whom}" for verb in ("PING", "INFO") for whom in ("", ".agents", ".agents.*")]
-        return ends + [self._wire.subscribe(subject, self._on_discovery, queue=_DOORS) for subject in asked]
+        return ends + [self._wire.subscribe(one, self._on_discovery, queue=_DOORS) for one in contract.DISCOVERY]
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(_logged(work))
@@ -154,7 +154,7 @@ class FrontDoor:
             _log.warning("no heartbeats", error=str(error))
 
     def _on_discovery(self, subject: str, reply: str, payload: bytes, header: bytes) -> None:
-        if reply:
+        if _is_callers(reply):
             self._spawn(self._introduce(subject.split("."), reply))
 
     async def _introduce(self, tokens: list[str], reply: str) -> None:
@@ -170,7 +170,7 @@ class FrontDoor:
         return self._wire.max_payload // 2
 
     def _on_status(self, subject: str, reply: str, payload: bytes, header: bytes) -> None:
-        if reply:
+        if _is_callers(reply):
             self._spawn(self._tell_status(subject, reply))
 
     async def _tell_status(self, subject: str, reply: str) -> None:
@@ -183,8 +183,8 @@ class FrontDoor:
     # -- prompts ------------------------------------------------------------------------------------------------
 
     def _on_prompt(self, subject: str, reply: str, payload: bytes, header: bytes) -> None:
-        if not reply:
-            _log.warning("a prompt without a reply subject is not answered", subject=subject)
+        if not _is_callers(reply):
+            _log.warning("a prompt whose reply subject is no caller's inbox is not answered", subject=subject)
             return
         _, _, agent, _, session = subject.split(".")
         self._spawn(self._answer(agent, session, payload, Caller(self._wire, reply)))
@@ -257,6 +257,11 @@ class FrontDoor:
             files.append({"name": file.filename, "object": stored, "size": len(content)})
         beside = {"attachments": files} if files else {}
         return (beside | (prompt.model_extra or {})) or None
+
+
+def _is_callers(reply: str) -> bool:
+    """Whether a reply subject is an inbox of a caller, here or in another account: the door writes nowhere else."""
+    return reply.startswith(("_INBOX.", "_R_."))
 
 
 async def _was_asked(session: Session, agent: str, input: str) -> bool:

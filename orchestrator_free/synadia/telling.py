@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
 import structlog
 
+from orchestrator_free import contract
 from orchestrator_free.errors import AskClosed, InvalidAnswer, InvalidInput, OrchestratorFreeError, PositionLost
 from orchestrator_free.fold import Fold
 from orchestrator_free.fold.asks import refusal
@@ -162,8 +164,9 @@ class Telling:
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
 
-        subject, release = self._session.log.wire.inbox(take)
-        self._queries.append(release)
+        # Not an inbox: callers of another account reach it by an import, and nobody's answer lands among the broker's.
+        subject = contract.ANSWERED.replace("*", secrets.token_hex(16))
+        self._queries.append(self._session.log.wire.subscribe(subject, take))
         options = f" ({' / '.join(ask['options'])})" if ask["options"] else ""
         return query(str(ask["ask"]), subject, f"{text}{options}")
 

@@ -26,71 +26,83 @@ if TYPE_CHECKING:
 
     import nats
 
-ROLES = ("core", "operator", "agent", "isolated", "narrow", "service", "notifier", "observer")
+ROLES = (
+    "core", "operator", "agent", "isolated", "narrow", "service", "notifier", "observer", "door", "guest", "caller",
+)  # fmt: skip
 #: the server serves the JetStream API from the system's account: whoever operates it can hear what is answered there
 SYSTEM_HEARS = {"_R_.>", ">", "*.>"}
 #: what may be done (+) or not (.) in the own tenant; nothing of it in another one, or by the system's user.
 #: {me} is the one who tries, `narrow` an isolated agent of session s1 only
 EXPECTED = """
-                                            core operator agent isolated narrow service notifier observer
-publish own work in s1                         +     +      +      +        +      .       .        .
-publish own work in s2                         +     +      +      +        .      .       .        .
-publish own meta                               +     +      .      .        .      .       .        .
-publish own notice                             +     +      .      .        .      .       +        .
-publish as another agent                       +     +      .      .        .      .       .        .
-publish as a person                            +     +      .      .        .      .       .        .
-publish outside of the grammar                 +     +      .      .        .      .       .        .
-roll up all                                    .     .      .      .        .      .       .        .
-roll up own subject                            .     .      .      .        .      .       .        .
-let an own event vanish                        .     .      .      .        .      .       .        .
-own timer in s1                                +     +      +      +        +      .       .        .
-own timer in s2                                +     +      +      +        .      .       .        .
-own timer that speaks for another              +     +      +      .        .      .       .        .
-timer of another                               +     +      .      .        .      .       .        .
-roll up all timers                             +     +      +      .        .      .       .        .
-what is due                                    .     .      .      .        .      .       .        .
-own presence                                   +     +      +      +        +      .       .        .
-own look at s1                                 +     +      +      +        +      +       .        +
-presence of another                            +     +      .      .        .      .       .        .
-look of another                                +     +      .      .        .      .       .        .
-look of a gateway                              +     +      .      .        .      .       .        .
-roll up all presence                           .     .      .      .        .      .       .        .
-chunk of an own object                         +     +      +      +        +      .       .        .
-chunk of another's object                      +     +      .      .        .      .       .        .
-description of a stored object                 +     +      +      .        .      .       .        .
-roll up all objects                            .     .      .      .        .      .       .        .
-compaction of an own run                       .     .      +      +        +      .       .        .
-compaction of another's run                    .     .      .      .        .      .       .        .
-the steward's own subjects                     .     .      .      .        .      .       .        .
-audit                                          +     +      .      .        .      .       .        .
-read the log                                   +     +      +      +        +      +       +        +
-read a literal subject                         +     +      +      .        .      +       +        +
-read presence, objects, timers                 +     +      +      +        +      +       +        +
-read the audit log                             .     +      .      .        .      .       .        .
-list streams and consumers                     +     +      .      .        .      .       .        .
-own consumer of inputs                         +     +      +      +        +      .       .        .
-own consumer of a service                      +     +      .      .        .      +       +        .
-consumer of another                            +     +      .      .        .      .       .        .
-take inputs of another                         +     +      .      .        .      .       .        .
-acknowledge for another                        +     +      .      .        .      .       .        .
-delete consumers                               +     +      .      .        .      .       .        .
-purge the log                                  +     +      .      .        .      .       .        .
-purge presence                                 .     +      .      .        .      .       .        .
-back up                                        .     +      .      .        .      .       .        .
-delete streams                                 .     .      .      .        .      .       .        .
-delete messages                                .     .      .      .        .      .       .        .
-make streams                                   .     .      .      .        .      .       .        .
-hear events                                    +     +      +      +        +      +       +        +
-hear presence                                  +     +      +      +        +      +       +        +
-hear what is published                         .     .      .      .        .      .       .        .
-hear another's answers                         .     .      .      .        .      .       .        .
-hear what the steward is asked                 +     .      .      .        .      .       .        .
-hear everything                                .     .      .      .        .      .       .        .
+                                            core operator agent isolated narrow service notifier observer door guest caller
+publish own inputs and answers in s1           +     +      +      +        +      .       .        .       +    +     .
+publish own work in s1                         +     +      +      +        +      .       .        .       .    +     .
+publish own inputs and answers in s2           +     +      +      +        .      .       .        .       +    +     .
+publish own work in s2                         +     +      +      +        .      .       .        .       .    +     .
+publish own meta                               +     +      .      .        .      .       .        .       +    .     .
+publish own notice                             +     +      .      .        .      .       +        .       .    .     .
+publish as another agent                       +     +      .      .        .      .       .        .       .    .     .
+publish as a person                            +     +      .      .        .      .       .        .       .    .     .
+publish outside of the grammar                 +     +      .      .        .      .       .        .       .    .     .
+roll up all                                    .     .      .      .        .      .       .        .       .    .     .
+roll up own subject                            .     .      .      .        .      .       .        .       .    .     .
+let an own event vanish                        .     .      .      .        .      .       .        .       .    .     .
+own timer in s1                                +     +      +      +        +      .       .        .       .    +     .
+own timer in s2                                +     +      +      +        .      .       .        .       .    +     .
+own timer that speaks for another              +     +      +      .        .      .       .        .       .    +     .
+timer of another                               +     +      .      .        .      .       .        .       .    .     .
+roll up all timers                             +     +      +      .        .      .       .        .       .    +     .
+what is due                                    .     .      .      .        .      .       .        .       .    .     .
+own presence                                   +     +      +      +        +      .       .        .       .    +     .
+own look at s1                                 +     +      +      +        +      +       .        +       .    +     .
+presence of another                            +     +      .      .        .      .       .        .       .    .     .
+look of another                                +     +      .      .        .      .       .        .       .    .     .
+look of a gateway                              +     +      .      .        .      .       .        .       .    .     .
+roll up all presence                           .     .      .      .        .      .       .        .       .    .     .
+chunk of an own object                         +     +      +      +        +      .       .        .       +    +     .
+chunk of another's object                      +     +      .      .        .      .       .        .       .    .     .
+description of a stored object                 +     +      +      .        .      .       .        .       +    +     .
+roll up all objects                            .     .      .      .        .      .       .        .       .    .     .
+compaction of an own run                       .     .      +      +        +      .       .        .       .    +     .
+compaction of another's run                    .     .      .      .        .      .       .        .       .    .     .
+the steward's own subjects                     .     .      .      .        .      .       .        .       .    .     .
+audit                                          +     +      .      .        .      .       .        .       .    .     .
+read the log                                   +     +      +      +        +      +       +        +       +    +     .
+read a literal subject                         +     +      +      .        .      +       +        +       +    +     .
+read presence, objects, timers                 +     +      +      +        +      +       +        +       +    +     .
+read the audit log                             .     +      .      .        .      .       .        .       .    .     .
+list streams and consumers                     +     +      .      .        .      .       .        .       .    .     .
+own consumer of inputs                         +     +      +      +        +      .       .        .       .    +     .
+own consumer of a service                      +     +      .      .        .      +       +        .       .    .     .
+consumer of another                            +     +      .      .        .      .       .        .       .    .     .
+take inputs of another                         +     +      .      .        .      .       .        .       .    .     .
+acknowledge for another                        +     +      .      .        .      .       .        .       .    .     .
+delete consumers                               +     +      .      .        .      .       .        .       .    .     .
+purge the log                                  +     +      .      .        .      .       .        .       .    .     .
+purge presence                                 .     +      .      .        .      .       .        .       .    .     .
+back up                                        .     +      .      .        .      .       .        .       .    .     .
+delete streams                                 .     .      .      .        .      .       .        .       .    .     .
+delete messages                                .     .      .      .        .      .       .        .       .    .     .
+make streams                                   .     .      .      .        .      .       .        .       .    .     .
+hear events                                    +     +      +      +        +      +       +        +       +    +     .
+hear presence                                  +     +      +      +        +      +       +        +       +    +     .
+hear what is published                         .     .      .      .        .      .       .        .       .    .     .
+hear another's answers                         .     .      .      .        .      .       .        .       .    .     .
+hear what the steward is asked                 +     .      .      .        .      .       .        .       .    .     .
+prompt agents                                  .     .      .      .        .      .       .        .       .    +     +
+answer the front door                          .     .      .      .        .      .       .        .       .    .     +
+say that an agent is there                     .     .      .      .        .      .       .        .       +    .     .
+answer callers                                 .     .      .      .        .      .       .        .       +    +     .
+hear what callers ask                          .     .      .      .        .      .       .        .       +    .     .
+hear what callers are told                     .     .      .      .        .      .       .        .       .    +     .
+hear which agents are there                    .     .      .      .        .      .       .        .       .    +     +
+hear everything                                .     .      .      .        .      .       .        .       .    .     .
 """
 WORK = (
-    "{me}.run.p", "{me}.in.critic.p", "{me}.ctl.critic.p", "{me}.outcome.p", "{me}.state.p", "{me}.ask.p",
-    "{me}.answer.p", "{me}.stage.p.p", "{me}.lease.p", "{me}.floor", "{me}.presence",
+    "{me}.run.p", "{me}.ctl.critic.p", "{me}.outcome.p", "{me}.state.p", "{me}.ask.p", "{me}.stage.p.p", "{me}.lease.p",
+    "{me}.floor", "{me}.presence",
 )  # fmt: skip
+SAYING = ("{me}.in.critic.p", "{me}.answer.p")
 FOREIGN = ("run.p", "in.outliner.p", "ctl.outliner.p", "state.p", "answer.p", "outcome.p", "lease.p", "floor", "meta")
 LATER = "@at 2040-01-01T00:00:00Z"
 P, OBJ = "$KV.orchestrator_free_presence", "$O.orchestrator_free_objects"
@@ -102,6 +114,8 @@ STREAMS = (
     contract.AUDIT,
 )
 OBJECT = base64.urlsafe_b64encode(b"s1/file-0123456789abcdef").decode()
+#: what nobody in the test answers
+UNANSWERED = ("steward.compact.", "agents.", "$SRV.", "_INBOX.")
 CANARY = "the-secret-of-acme"
 
 
@@ -137,6 +151,8 @@ def tries(me: str) -> list[Try]:
 
     own = [kind.replace("{me}", me) for kind in WORK]
     for session in ("s1", "s2"):
+        said = (f"session.0.{session}.{kind.replace('{me}', me)}" for kind in SAYING)
+        store(f"publish own inputs and answers in {session}", *said)
         store(f"publish own work in {session}", *(f"session.0.{session}.{kind}" for kind in own))
         found.append(later(f"own timer in {session}", f"session.0.{session}.{me}.stage.p.expired"))
         found.append(later(f"own timer in {session}", f"session.0.{session}.{me}.ctl.critic.p"))
@@ -179,6 +195,10 @@ def tries(me: str) -> list[Try]:
         )
     )
     store("audit", "audit.p")
+    store("prompt agents", "agents.prompt.critic.p.new", "agents.status.critic.p.new", "$SRV.INFO.agents", "$SRV.PING")
+    store("answer the front door", "agents.answer.p")
+    store("say that an agent is there", "agents.hb.critic.p.new")
+    store("answer callers", "_INBOX.agents.p")
     log, last = "SESSIONS_0", {"last_by_subj": "session.0.s1.ann.meta"}
     ask("read the log", f"STREAM.INFO.{log}")
     ask("read the log", f"STREAM.MSG.GET.{log}", f"DIRECT.GET.{log}", body=last)
@@ -224,6 +244,9 @@ def tries(me: str) -> list[Try]:
     hear("hear what is published", "session.>", "session.0.s1.>", "at.>", f"{OBJ}.>", "$JS.API.>", "$JS.ACK.>")
     hear("hear another's answers", "_INBOX.>", "_INBOX.gateway.>", "_INBOX.critic.>", "_R_.>")
     hear("hear what the steward is asked", "steward.>")
+    hear("hear what callers ask", "agents.prompt.*.*.*", "$SRV.INFO.agents", "agents.answer.*")
+    hear("hear what callers are told", "_INBOX.agents.>")
+    hear("hear which agents are there", "agents.hb.*.*.*")
     hear("hear everything", ">", "*.>", "$SYS.>", "$JS.>", "$KV.>", "live.>")
     if me == "gateway":
         found = [one for one in found if one.subject != "_INBOX.gateway.>"]  # that is its own
@@ -301,10 +324,10 @@ async def stored(core: Broker) -> set[str]:
 class Acme:
     """The tenant that everybody tries to get at: what stands in it, and what happens in it meanwhile."""
 
-    def __init__(self, core: Broker, operator: Broker, critic: nats.NATS) -> None:
+    def __init__(self, core: Broker, operator: Broker, *others: nats.NATS) -> None:
         self.core = core
         self.operator = operator
-        self.critic = critic
+        self.critic, self.door, self.guest, self.partner = others
         self.stamps: set[str] = set()
         self.asked: set[str] = set()
         self.stored: set[str] = set()
@@ -317,6 +340,13 @@ class Acme:
         for name in ("s1", "s2"):
             await Broker(self.core.log, "ann").session(name).create(title=CANARY)
         self.core.log.wire.subscribe("steward.>", self._note)
+        for connection, subjects in (
+            (self.door, (*contract.PROMPTED, contract.ANSWERED)),
+            (self.guest, (contract.CALLERS_INBOX, contract.HEARTBEATS)),
+        ):
+            for subject in subjects:
+                await connection.subscribe(subject, cb=self._note_message)
+            await connection.flush()
         for name in MEMBERS.values():
             for config in (contract.agent_consumer(0, name), contract.control_consumer(0, name)):
                 body = {"stream_name": "SESSIONS_0", "config": config}
@@ -333,11 +363,23 @@ class Acme:
         with suppress(ValueError, LookupError, TypeError):
             self.asked.add(f"{json.loads(payload)['token']} {subject}")
 
+    async def _note_message(self, message: Any) -> None:
+        self._note(message.subject, message.reply, message.data, b"")
+
     async def stir(self) -> None:
         """Let everything happen that somebody could overhear."""
         body = {"type": "try", "canary": CANARY}
         for name in ("s1", "s2"):
             await Broker(self.core.log, "ann").session(name).append("state", body, id="stir")
+        for connection, subject in (
+            (self.guest, "agents.prompt.critic.p.new"),
+            (self.guest, "$SRV.INFO.agents"),
+            (self.partner, "agents.answer.stir"),
+            (self.door, "_INBOX.agents.stir"),
+            (self.door, "agents.hb.critic.p.new"),
+        ):
+            await connection.publish(subject, json.dumps(body).encode())
+            await connection.flush()
         await self.core.log.announce("watch.s1.aa", json.dumps(body | {"device": "d"}).encode())
         await self.critic.request(
             "$JS.API.STREAM.MSG.GET.SESSIONS_0", b'{"last_by_subj": "session.0.s1.>"}', timeout=10
@@ -377,7 +419,7 @@ async def try_all(
     due = {
         number
         for number, one in enumerate(all_of_it)
-        if role and expected[one.row][role] and not one.subject.startswith("steward.compact.")
+        if role and expected[one.row][role] and not one.subject.startswith(UNANSWERED)
     }
     came = await attempt(connection, who, f"_INBOX.{me}", all_of_it, acme.stir, due)
     acme.stored = await stored(acme.core)
@@ -404,8 +446,11 @@ def table() -> dict[str, dict[str, bool]]:
 
 MEMBERS = {
     "core": "gateway", "operator": "operator", "agent": "trusted", "isolated": "worker", "narrow": "narrow",
-    "service": "billing", "notifier": "notify", "observer": "dashboard",
+    "service": "billing", "notifier": "notify", "observer": "dashboard", "door": "synadia", "guest": "visitor",
+    "caller": "partner",
 }  # fmt: skip
+#: who is there besides, one of a role
+OTHERS = {"isolated": "critic", "door": "porter", "guest": "regular", "caller": "client"}
 
 
 @pytest.mark.slow
@@ -418,7 +463,7 @@ async def test_no_role_does_what_it_must_not(tmp_path: Path) -> None:
                 user("isolated", name, "s1", tenant=tenant) if role == "narrow" else user(role, name, tenant=tenant)
                 for role, name in MEMBERS.items()
             ),
-            user("isolated", "critic", tenant=tenant),
+            *(user(role, name, tenant=tenant) for role, name in OTHERS.items()),
         ]
         for tenant in ("acme", "beta")
     }
@@ -428,7 +473,8 @@ async def test_no_role_does_what_it_must_not(tmp_path: Path) -> None:
         core = await stack.enter_async_context(place.core("acme"))
         await stack.enter_async_context(place.core("beta"))
         operator = await stack.enter_async_context(place.connect("operator", "acme"))
-        acme = Acme(core, operator, await stack.enter_async_context(place.plain("critic", "acme")))
+        others = [await stack.enter_async_context(place.plain(name, "acme")) for name in OTHERS.values()]
+        acme = Acme(core, operator, *others)
         await acme.prepare()
         for role, name in MEMBERS.items():
             tally = Tally(f"acme {role}")

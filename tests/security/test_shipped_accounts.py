@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ACCOUNTS = Path(__file__).parents[2] / "broker" / "accounts.conf"
-USERS = ("gateway", "operator", "outliner", "billing", "notify", "dashboard", "system")
+USERS = ("gateway", "operator", "outliner", "billing", "notify", "dashboard", "synadia", "partner", "system")
 
 
 @pytest.fixture
