@@ -76,7 +76,7 @@ def check_config(path: Path, environment: dict[str, str]) -> str:
 
 def users() -> dict[str, str]:
     """Return a public key for every user that permissions.conf names."""
-    names = ("GATEWAY", "OPERATOR", "OUTLINER", "BILLING", "NOTIFY", "DASHBOARD", "SYSTEM")
+    names = ("GATEWAY", "OPERATOR", "OUTLINER", "BILLING", "NOTIFY", "DASHBOARD", "SYNADIA", "PARTNER", "SYSTEM")
     return {
         f"{name}_NKEY": nkeys.from_seed(
             bytearray(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER))
@@ -411,6 +411,9 @@ def test_only_core_and_operators_publish_under_every_name(role: str) -> None:
         "isolated": own,
         "service": [],
         "notifier": ["session.*.*.bob.notice.*"],
+        "door": [f"session.*.*.bob.{kind}" for kind in ("in.*.*", "answer.*", "meta")],
+        "guest": own,
+        "caller": [],
         "observer": [],
     }
     assert events == wanted[role]
@@ -421,6 +424,7 @@ def test_only_core_and_operators_publish_under_every_name(role: str) -> None:
         "operator": ["at.session.>"],
         "agent": timed,
         "isolated": timed,
+        "guest": timed,
     }.get(role, [])
     assert not any("{" in subject for subject in allowed)
 
