@@ -198,7 +198,7 @@ class Author:
         if any(found.get("part") == part and not found.get("open") for found in open_parts.values()):
             desk.parts += 3
             part = f"{kind}-{desk.parts}"
-        by = {"by": word} if number > 3 else {}
+        by = {"by": word if desk.parts % 2 else f"h{number % 3}"} if number > 2 else {}
         self.write(desk, {"type": f"{kind}.delta", "part": part, "text": word} | by, gap=1 + number % 2)
 
     def step(self, name: str, place: int, number: int, word: str, value: Any) -> None:
@@ -306,6 +306,10 @@ class Author:
             case "data":
                 named = {"id": f"d{number}"} if number < 3 else {"transient": True} if number > 4 else {}
                 self.write(desk, {"type": name, "name": "progress", "data": value} | named)
+            case "subagent":
+                about = {"name": word, "status": ("running", "running", "done", "error")[number % 4]}
+                about |= {"parent": f"h{place % 3}", "call": f"c{number % 3}" if number > 2 else None}
+                self.write(desk, {"type": "data", "name": name, "id": f"h{number % 3}", "data": about})
             case "usage":
                 self.write(desk, {"type": name, "usage": {"input_tokens": number, "dollars": number / 10}})
             case "error":
@@ -319,7 +323,7 @@ STEPS = [
     "steer", "pause", "outcome", "outcome", "begin", "begin", "begin", "end",
     "text", "text", "text", "reasoning", "text.end", "reasoning.end", "tool.input.delta", "tool.input.delta",
     "state.deleted", "presence.set", "floor", "ask", "ask", "answer", "answer", "answer", "stage", "lease", "lease",
-    "lease", "notice", "run.waiting", "run.working", "run.stalled", "tool.input", "tool.output", "tool.error", "source", "file", "data", "usage", "error", "raw", "vendor.thing",
+    "lease", "notice", "run.waiting", "run.working", "run.stalled", "tool.input", "tool.output", "tool.error", "source", "file", "data", "subagent", "subagent", "usage", "error", "raw", "vendor.thing",
 ]  # fmt: skip
 words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=3)
 values = st.recursive(

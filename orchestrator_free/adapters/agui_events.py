@@ -54,7 +54,7 @@ class AgUi(Translation):
             "RAW": lambda event: self.sheet.bodies.append({"type": "raw", "data": jsonable(event.get("event"))}),
             "CUSTOM": lambda event: self.sheet.data(field(event, "name"), event.get("value")),
             "SUBAGENT_STARTED": self._subagent,
-            "SUBAGENT_FINISHED": lambda event: self.sheet.subagent_status(field(event, "subagentRunId"), "done"),
+            "SUBAGENT_FINISHED": self._subagent_finished,
             "SUBAGENT_ERROR": lambda event: self.sheet.subagent_status(field(event, "subagentRunId"), "error"),
             "RUN_FINISHED": self._finished,
             "RUN_ERROR": self._error,
@@ -128,6 +128,11 @@ class AgUi(Translation):
             field(event, "subagentRunId"), field(event, "name"), parent=event.get("parentSubagentRunId"),
             call=event.get("parentToolCallId"), **more,
         )  # fmt: skip
+
+    def _subagent_finished(self, event: Event) -> None:
+        """A sub-agent has ended; one that is suspended goes on in the run that answers its interrupts."""
+        if (event.get("outcome") or {}).get("type") != "suspended":
+            self.sheet.subagent_status(field(event, "subagentRunId"), "done")
 
     def _finished(self, event: Event) -> None:
         self._ended = True

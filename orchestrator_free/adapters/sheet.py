@@ -248,7 +248,7 @@ class Sheet:
         if about == known:
             return
         self._agents[id] = about
-        if about["call"]:
+        if about["call"] or about["parent"] in self._nested:
             self._nested.add(id)
         self.data("subagent", about, id=id)
 

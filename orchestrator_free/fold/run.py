@@ -129,6 +129,11 @@ class RunFold:
             for part in self.parts.values()
         ]
 
+    def subagent(self, id: str) -> View | None:
+        """Return what was told of a sub-agent inside this run; None if nothing was."""
+        data = self.parts.get(_part_key({"type": "data", "name": "subagent", "id": id}, 0), {}).get("data")
+        return data if isinstance(data, dict) else None
+
     @classmethod
     def load(cls, view: View) -> RunFold:
         """Return the run that a view shows, ready for the events after it."""

@@ -1,8 +1,11 @@
 """An answer as the Vercel AI SDK's UI message stream, and a session as its UI messages.
 
 One stream is one assistant message. Concurrent agents are its parts, grouped by `providerMetadata.durable.agent`. It
-survives on the part in every version; a part `data-agent` per run says who they are and how they are doing. The lowest
-profile is the default, because the browser does not tell its version and early ones refuse unknown fields.
+survives on the part in every version; a part `data-agent` per run says who they are and how they are doing. What a
+sub-agent inside a run wrote names in `durable.subagent` the part `data-subagent` that tells of it. The text of one that
+works for a tool call is no part of the answer: it comes as reasoning, which every app shows apart, and `durable.kind`
+says that it is text. The lowest profile is the default, because the browser does not tell its version and early ones
+refuse unknown fields.
 Facts about versions: the schemas shipped in npm `ai` 5.0.0 to 7.
 """
 
@@ -14,8 +17,9 @@ from typing import Any, Final, Literal
 import orjson
 
 from orchestrator_free.fold import Fold, RunFold, View
-from orchestrator_free.projections.answer import Answer, Step, entry_of, shown
+from orchestrator_free.projections.answer import Answer, entry_of, shown
 from orchestrator_free.projections.kin import kin_of
+from orchestrator_free.projections.parts import Step
 from orchestrator_free.projections.told import name_of
 from orchestrator_free.subjects import run_id
 
@@ -85,9 +89,13 @@ class MessageStream:
         """Whether all that is open waits for approvals: clients say what was decided when the stream has ended."""
         members = [run for run in self.answer.members(fold) if run.open and not run.cancelled]
         asks, found = kin_of(fold).asks, fold.asks.found
-        return bool(members) and all(
-            run.waiting and any(_approves(found[name]) for name in asks.get((run.agent, run.run), ()))
-            for run in members
+        return (
+            bool(members)
+            and not self.answer.owes(fold)
+            and all(
+                run.waiting and any(_approves(found[name]) for name in asks.get((run.agent, run.run), ()))
+                for run in members
+            )
         )
 
     def _chunks(self, fold: Fold, step: Step) -> list[Chunk]:
@@ -104,7 +112,13 @@ class MessageStream:
             case "tool.output" if self._profile == 5:
                 return []  # 5.0.0 refuses a preliminary output; the last one comes in any case
             case "tool.began" | "tool.grew" | "tool.called" | "tool.output" | "tool.ended":
-                return [_tool(run, step)]
+                # Early versions refuse it at a call's beginning; behind its input it stands in every one.
+                whose = {"providerMetadata": _about(run, step)} if self._profile == 7 and step.by else {}
+                return [_tool(run, step) | (whose if step.kind == "tool.began" else {})]
+            case "subagent.ended" if not step.part.get("gone"):
+                return []  # told by its last change
+            case "subagent.began" | "subagent.changed" | "subagent.ended":
+                return [_subagent(step)]
             case "ask":
                 return self._ask(step)
             case _:
@@ -174,15 +188,20 @@ def _approves(ask: View) -> bool:
     return bool(ask["about"] == "approval" and ask["status"] == "open")
 
 
-def _about(run: RunFold) -> dict[str, Any]:
-    return {KEY: {"agent": run.agent, "run": run.run}}
+def _about(run: RunFold, step: Step) -> dict[str, Any]:
+    about = {"agent": run.agent, "run": run.run} | ({"subagent": step.by} if step.by else {})
+    return {KEY: about | ({"kind": "text"} if step.aside else {})}
+
+
+def _subagent(step: Step) -> Chunk:
+    return {"type": "data-subagent", "id": step.key, "data": step.part.get("data") or {"status": "error"}}
 
 
 def _text(run: RunFold, step: Step) -> Chunk:
-    kind = step.part["type"]
+    kind = "reasoning" if step.aside else step.part["type"]
     match step.kind:
         case "text.began":
-            return {"type": f"{kind}-start", "id": step.key, "providerMetadata": _about(run)}
+            return {"type": f"{kind}-start", "id": step.key, "providerMetadata": _about(run, step)}
         case "text.grew":
             return {"type": f"{kind}-delta", "id": step.key, "delta": step.text}
     return {"type": f"{kind}-end", "id": step.key}
@@ -198,7 +217,7 @@ def _tool(run: RunFold, step: Step) -> Chunk:
             return {"type": "tool-input-delta", **call, "inputTextDelta": step.text}
         case "tool.called":
             what = {"toolName": name, "input": tool_input(part), "dynamic": True}
-            return {"type": "tool-input-available", **call, **what, "providerMetadata": _about(run)}
+            return {"type": "tool-input-available", **call, **what, "providerMetadata": _about(run, step)}
     output = {"type": "tool-output-available", **call, "output": part.get("output"), "dynamic": True}
     if step.kind == "tool.output":
         return output | {"preliminary": True}
@@ -326,6 +345,8 @@ def _build(message: dict[str, Any], parts: dict[str, dict[str, Any]], chunk: Chu
                 "type": "dynamic-tool", "toolName": chunk["toolName"], "toolCallId": chunk["toolCallId"],
                 "state": "input-available", "input": chunk["input"],
             }  # fmt: skip
+            if "providerMetadata" in chunk:  # an approval has none
+                parts[chunk["toolCallId"]]["callProviderMetadata"] = chunk["providerMetadata"]
         case _ if kind == "tool-output-available":
             parts[chunk["toolCallId"]] |= {"state": "output-available", "output": chunk["output"]}
         case _ if kind == "tool-approval-request":

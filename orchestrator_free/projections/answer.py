@@ -14,15 +14,24 @@ from __future__ import annotations
 import binascii
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Literal, NamedTuple
-
-import orjson
+from typing import Any
 
 from orchestrator_free.fold import Fold, RunFold
 from orchestrator_free.projections.kin import Kin, kin_of
+from orchestrator_free.projections.parts import (
+    Part,
+    Step,
+    gone,
+    is_replaceable,
+    is_same,
+    is_subagent,
+    kind_of,
+    placed,
+    tell_part,
+    tell_subagents,
+)
 from orchestrator_free.projections.told import (
     BEGUN,
-    CLOSED,
     ENDED,
     KINDS,
     NOTHING,
@@ -32,36 +41,8 @@ from orchestrator_free.projections.told import (
     name_of,
     read,
     write,
-)  # fmt: skip
+)
 from orchestrator_free.subjects import ALL, run_id
-
-Kind = Literal[
-    "run.began", "run.changed", "run.ended", "text.began", "text.opened", "text.grew", "text.closed", "text.ended",
-    "tool.began", "tool.grew", "tool.given", "tool.called", "tool.output", "tool.ended", "part", "ask", "answer.ended",
-]  # fmt: skip
-Part = dict[str, Any]
-
-
-class Step(NamedTuple):
-    """One thing to tell; where a client is to be told two messages, there are two steps, each with its cursor.
-
-    Attributes:
-        kind: what happened.
-        run: to which run; None for the answer as a whole.
-        key: names the part within the answer, the same in every telling.
-        part: the part as the fold has it, or the ask.
-        text: what is new of it; of the answer's end how it ended.
-        direct: the run is the answer itself, not one of several.
-        again: of an ask: it was told before.
-    """
-
-    kind: Kind
-    run: RunFold | None
-    key: str = ""
-    part: Part = {}  # noqa: RUF012 - never changed
-    text: str = ""
-    direct: bool = False
-    again: bool = False
 
 
 class Answer:
@@ -99,18 +80,19 @@ class Answer:
         kin, members = kin_of(fold), self.members(fold)
         if any(run.open and not run.cancelled for run in members):
             return False
-        asked = [fold.inputs[key] for key in kin.entries.get(self.run, ())]
-        if any(True for entry in asked for _ in fold.owed(entry, self.run)):
+        if self.owes(fold):
             return False
-        if not any(run.run == self.run for run in members):
-            return bool(asked) and not any(_anybody(fold, entry, self.run) for entry in asked)
-        return not any(
-            True
-            for member in members
-            for run in kin.delegated.get((member.agent, member.run), ())
-            for key in kin.entries[run]
-            for _ in fold.owed(fold.inputs[key], run)
-        )
+        if any(run.run == self.run for run in members):
+            return True
+        asked = [fold.inputs[key] for key in kin.entries.get(self.run, ())]
+        return bool(asked) and not any(_anybody(fold, entry, self.run) for entry in asked)
+
+    def owes(self, fold: Fold) -> bool:
+        """Whether a run is to come that was asked for, by the input or by a run of this answer."""
+        kin = kin_of(fold)
+        members = ((member.agent, member.run) for member in self.members(fold))
+        asked = [self.run, *(run for member in members for run in kin.delegated.get(member, ()))]
+        return any(True for run in asked for key in kin.entries.get(run, ()) for _ in fold.owed(fold.inputs[key], run))
 
     def status(self, fold: Fold) -> str:
         """Return how the answer as a whole ended: done if any direct run is, else as they did."""
@@ -154,6 +136,44 @@ class Answer:
             self.ended = True
             yield Step("answer.ended", None, text=self.status(fold))
 
+    def begun(self, fold: Fold) -> Iterator[Step]:
+        """Yield again the beginning of each run and sub-agent that was told as begun, and not as ended."""
+        for run in self.members(fold):
+            told = self._runs.get(name := name_of(run.agent, run.run))
+            if told is None or told.ended:
+                continue
+            yield Step("run.began", run, name, direct=told.direct)
+            if told.attempt == run.attempt and told.source is not run.parts:
+                _find(run, told)
+            prefix = f"{name}.{told.attempt}."
+            for index, known in told.parts.items():
+                if known.kind == "s" and known.stage == BEGUN:
+                    part = run.parts.get(known.key or "") or gone(known)  # of an attempt that was lost meanwhile
+                    key, about = f"{prefix}{index}", placed(run, told, prefix, part)
+                    yield Step("subagent.began", run, key, about, direct=told.direct)
+
+    def pause(self, fold: Fold) -> Iterator[Step]:
+        """Yield the end of texts that are open; what comes after it begins them again, with what is new.
+
+        Nothing is to be told before it: `advance` comes first.
+        """
+        for run in self.members(fold):
+            told = self._runs[name := name_of(run.agent, run.run)]
+            for index, known in told.parts.items():
+                if known.stage == OPENED and known.kind in "tar":
+                    key, about = f"{name}.{told.attempt}.{index}", {"type": KINDS[known.kind]}
+                    step = Step("text.closed", run, key, about, direct=told.direct, aside=known.kind == "a")
+                    known.stage = NOTHING
+                    yield step._replace(part=about | {"gone": True})
+                    yield step._replace(kind="text.ended", part=about | {"gone": True})
+
+    @property
+    def writing(self) -> bool:
+        """Whether a tool call is being written that was told so far."""
+        return any(
+            part.kind == "c" and part.stage < OPENED for told in self._runs.values() for part in told.parts.values()
+        )
+
     def _tell_asks(self, fold: Fold, kin: Kin, members: list[RunFold]) -> Iterator[Step]:
         for run in members if kin.asks else ():
             for name in kin.asks.get((run.agent, run.run), ()):
@@ -193,14 +213,15 @@ def _tell_run(run: RunFold, told: RunTold, name: str) -> Iterator[Step]:
     if told.source is not run.parts:
         _find(run, told)
     prefix = f"{name}.{told.attempt}."
-    for index in list(told.parts):
-        known = told.parts[index]
+    for index, known in list(told.parts.items()):
         part = run.parts.get(known.key) if known.key is not None else None
-        yield from _tell_part(run, told, prefix, index, _gone(known) if part is None else part)
+        yield from tell_part(run, told, prefix, index, gone(known) if part is None else part)
     for key, part in _newest(run.parts, len(run.parts) - told.looked):
         index, told.looked = told.looked, told.looked + 1
-        told.parts[index] = PartTold(_kind(part), key=key)
-        yield from _tell_part(run, told, prefix, index, part)
+        told.parts[index] = PartTold(kind_of(run, part), key=key)
+        yield from tell_part(run, told, prefix, index, part)
+    if told.subagents:
+        yield from tell_subagents(run, told, prefix)
     status = (run.shown_status, run.attempt, run.stalled is not None, _reason(run))
     if over:
         told.ended, told.parts, told.source = True, {}, None
@@ -212,24 +233,30 @@ def _tell_run(run: RunFold, told: RunTold, name: str) -> Iterator[Step]:
 
 def _leave(run: RunFold, told: RunTold, name: str) -> Iterator[Step]:
     """Tell the end of what a lost attempt has left open."""
+    subagents = []
     for index, known in list(told.parts.items()):
         if known.kind in KINDS:
-            part = _gone(known)
-            tell = _tell_tool if known.kind == "c" else _tell_text
-            yield from tell(run, f"{name}.{told.attempt}.{index}", part, known, over=True)
+            yield from tell_part(run, told, f"{name}.{told.attempt}.", index, gone(known))
+        elif known.kind == "s":
+            known.key = None
+            subagents.append(known)
+    if subagents:
+        yield from tell_subagents(run, told, f"{name}.{told.attempt}.")
 
 
 def _find(run: RunFold, told: RunTold) -> None:
     """Find the parts that were told in the fold as it is now: behind a cursor, and when the run's end replaces them."""
     names = list(run.parts)
     for index, known in told.parts.items():
-        known.key = names[index] if index < len(names) and _kind(run.parts[names[index]]) == known.kind else None
+        known.key = names[index] if index < len(names) and is_same(known, run.parts[names[index]]) else None
         known.pieces = -1
+    found = [(index, name, run.parts[name]) for index, name in enumerate(names[: told.looked])]
+    told.subagents = {part["id"]: index for index, _, part in found if is_subagent(part)}
     if told.more:
         told.more = False
-        for index, name in enumerate(names[: told.looked]):
-            if index not in told.parts and _is_replaceable(run.parts[name]):
-                told.parts[index] = PartTold("o", key=name)
+        for index, name, part in found:
+            if index not in told.parts and is_replaceable(part):
+                told.parts[index] = PartTold("s", ENDED, key=name) if is_subagent(part) else PartTold("o", key=name)
     told.source = run.parts
 
 
@@ -239,97 +266,6 @@ def _newest(parts: dict[str, Part], count: int) -> list[tuple[str, Part]]:
 
 def _reason(run: RunFold) -> Any:
     return run.waiting and (run.waiting.get("reason"), run.waiting.get("ask"))
-
-
-# -- a part ---------------------------------------------------------------------------------------------------------
-
-
-def _kind(part: Part) -> str:
-    return {"text": "t", "reasoning": "r", "tool": "c"}.get(str(part.get("type")), "o")
-
-
-def _gone(known: PartTold) -> Part:
-    """Return an end for a part that the fold does not have any more."""
-    return {"type": KINDS.get(known.kind, "gone"), "status": "running"}
-
-
-def _is_replaceable(part: Part) -> bool:
-    return part.get("type") == "data" and part.get("id") is not None
-
-
-def _tell_part(run: RunFold, told: RunTold, prefix: str, index: int, part: Part) -> Iterator[Step]:
-    known, key, over = told.parts[index], f"{prefix}{index}", not run.open or bool(run.cancelled)
-    match known.kind:
-        case "t" | "r":
-            yield from _tell_text(run, key, part, known, over=over)
-        case "c":
-            yield from _tell_tool(run, key, part, known, over=over)
-        case _ if part.get("type") != "gone" and known.seen is not part:
-            known.seen = part
-            size = _checksum(part)
-            if known.stage != ENDED or known.size != size:
-                known.stage, known.size = ENDED, size
-                yield Step("part", run, key, part)
-    if known.stage == ENDED and (over or not _is_replaceable(part)):
-        told.parts.pop(index, None)
-
-
-def _checksum(value: Any) -> int:
-    return binascii.crc32(orjson.dumps(value, default=str))
-
-
-def _rest(part: Part, known: PartTold) -> str:
-    """Return what is new of a part's text, and note that it is told."""
-    text = part.get("text")
-    if isinstance(text, list):
-        new = "".join(text[known.pieces :]) if known.pieces >= 0 else "".join(text)[known.size :]
-        known.pieces = len(text)
-    else:
-        new = text[known.size :] if isinstance(text, str) else ""
-    known.size += len(new)
-    return new
-
-
-def _tell_text(run: RunFold, key: str, part: Part, known: PartTold, *, over: bool) -> Iterator[Step]:
-    if known.stage == NOTHING:
-        known.stage = BEGUN
-        yield Step("text.began", run, key, part)
-    if known.stage == BEGUN:
-        known.stage = OPENED
-        yield Step("text.opened", run, key, part)
-    if known.stage == OPENED:
-        if new := _rest(part, known):
-            yield Step("text.grew", run, key, part, new)
-        if not part.get("open") or over:
-            known.stage = CLOSED
-            yield Step("text.closed", run, key, part)
-    if known.stage == CLOSED:
-        known.stage = ENDED
-        yield Step("text.ended", run, key, part)
-
-
-def _tell_tool(run: RunFold, key: str, part: Part, known: PartTold, *, over: bool) -> Iterator[Step]:
-    if known.stage == NOTHING:
-        known.stage = BEGUN
-        yield Step("tool.began", run, key, part)
-    if known.stage == BEGUN:
-        if new := _rest(part, known):
-            yield Step("tool.grew", run, key, part, new)
-        if not part.get("open") or over:
-            known.stage, known.size = OPENED, 0
-            yield Step("tool.given", run, key, part)
-    if known.stage == OPENED:
-        known.stage = CLOSED
-        yield Step("tool.called", run, key, part)
-    if known.stage == CLOSED:
-        if part.get("status") == "running" and not over:
-            if (output := part.get("output")) is not None and known.seen is not output:
-                known.seen, before, known.size = output, known.size, _checksum(output)
-                if before != known.size:
-                    yield Step("tool.output", run, key, part)
-        else:
-            known.stage, known.size = ENDED, 0
-            yield Step("tool.ended", run, key, part)
 
 
 # -- what is answered -----------------------------------------------------------------------------------------------

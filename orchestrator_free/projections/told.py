@@ -10,8 +10,8 @@ from orchestrator_free.errors import InvalidPosition
 
 #: how far a part was told; a text is opened and closed, a tool given its input and called
 NOTHING, BEGUN, OPENED, CLOSED, ENDED = range(5)
-#: first letter of a part's type, where it grows
-KINDS: Final = {"t": "text", "r": "reasoning", "c": "tool"}
+#: a part's type by the letter of its kind, where it grows; a text aside is no part of the answer
+KINDS: Final = {"t": "text", "a": "text", "r": "reasoning", "c": "tool"}
 #: of the parts that may be replaced as long as the run is open, a cursor remembers so many
 REPLACEABLE: Final = 32
 #: a cursor behind which nothing comes
@@ -19,7 +19,7 @@ END: Final = "!"
 
 _HEX: Final = re.compile("[0-9a-f]{24}")
 _RUN: Final = re.compile(
-    r"([A-Za-z0-9_-]{1,64}\.[A-Za-z0-9_-]{1,64})\.([0-9]{1,20})\.([0-9]{1,9})(d?)(m?)(e?)((?:_[0-9]{1,9}-[trco][0-4]-[0-9]{1,12})*)"
+    r"([A-Za-z0-9_-]{1,64}\.[A-Za-z0-9_-]{1,64})\.([0-9]{1,20})\.([0-9]{1,9})(d?)(m?)(e?)((?:_[0-9]{1,9}-[tarcso][0-4]-[0-9]{1,12})*)"
 )
 _ASK: Final = re.compile(r"([A-Za-z0-9_-]{1,64})\.([0-9]{1,10})")
 
@@ -34,7 +34,7 @@ class PartTold:
     """What was told of a part.
 
     Attributes:
-        kind: `t`ext, `r`easoning, tool `c`all or `o`ther.
+        kind: `t`ext, text `a`side, `r`easoning, tool `c`all, `s`ub-agent or `o`ther.
         stage: how far.
         size: characters of its text; or the checksum of what may be replaced.
         pieces: how many of its pieces that was, where known: not behind a cursor.
@@ -64,6 +64,7 @@ class RunTold:
         status: how it was doing when that was told.
         state: how the fold had it when it was last looked at.
         source: the fold's parts that `key` of the parts is about.
+        subagents: the index of the part of each sub-agent that was told of, by the sub-agent's id.
     """
 
     attempt: int = 0
@@ -75,6 +76,7 @@ class RunTold:
     status: Any = None
     state: Any = None
     source: Any = None
+    subagents: dict[str, int] = field(default_factory=dict)
 
 
 def write(runs: dict[str, RunTold], asks: dict[str, int], ended: bool) -> str:
@@ -85,7 +87,9 @@ def write(runs: dict[str, RunTold], asks: dict[str, int], ended: bool) -> str:
 
 
 def _write_run(name: str, told: RunTold) -> str:
-    loose = [index for index, part in told.parts.items() if part.kind == "o"]
+    loose = [
+        index for index, part in told.parts.items() if part.kind == "o" or (part.kind == "s" and part.stage == ENDED)
+    ]
     left = set(loose[:-REPLACEABLE])
     parts = "".join(
         f"_{index}-{part.kind}{part.stage}-{part.size}" for index, part in told.parts.items() if index not in left

@@ -8,9 +8,16 @@ from orchestrator_free.fold import View
 
 
 def helpers(parts: Sequence[View]) -> set[str]:
-    """Return the sub-agents of a run that worked for a tool call: what they say is the call's, not the answer's."""
+    """Return the sub-agents that worked for a tool call, or for one that did: what they say is the call's."""
     told = [part for part in parts if part.get("type") == "data" and part.get("name") == "subagent"]
-    return {str(part.get("id")) for part in told if isinstance(part.get("data"), dict) and part["data"].get("call")}
+    about = {str(part.get("id")): part["data"] for part in told if isinstance(part.get("data"), dict)}
+    found: set[str] = set()
+    for _ in about:  # as deep as there are sub-agents, at most
+        more = {id for id, data in about.items() if data.get("call") or str(data.get("parent")) in found}
+        if more == found:
+            break
+        found = more
+    return found
 
 
 def answer_text(parts: Sequence[View]) -> str:

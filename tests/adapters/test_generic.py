@@ -17,6 +17,12 @@ from pydantic import TypeAdapter
 from orchestrator_free.adapters import agui, aisdk
 from orchestrator_free.adapters.decoding import Lines
 from orchestrator_free.adapters.translation import Malformed
+from orchestrator_free.events import Event as LogEvent
+from orchestrator_free.fold import Fold, RunFold
+from orchestrator_free.projections.agui import EventStream
+from orchestrator_free.projections.aisdk import MessageStream
+from orchestrator_free.subjects import address, run_id
+from orchestrator_free.views.answers import answer_text
 from tests.adapters.conftest import HANG, parts, texts, translated
 
 if TYPE_CHECKING:
@@ -228,6 +234,76 @@ async def test_a_stream_that_fails_ends_the_run(
     assert run["status"] == "error"
     assert error in run["error"]
     assert texts(run) == (["Let me "] if isinstance(answer, list) else [])
+
+
+def test_the_message_of_an_agent_in_a_tool_s_output_is_a_sub_agent() -> None:
+    """The AI SDK's own way: each preliminary output is its message so far. What is new is told, the last text is the output."""
+
+    def output(*parts: Any, **more: Any) -> dict[str, Any]:
+        return {
+            "type": "tool-output-available",
+            "toolCallId": "c1",
+            "output": {"id": "m", "role": "assistant", "parts": list(parts)},
+            **more,
+        }
+
+    tool = {"type": "tool-look", "toolCallId": "n1", "state": "input-available", "input": {"at": "sky"}}
+    seen = {**tool, "state": "output-available", "output": "clear"}
+    bodies = translated(aisdk.AiSdk(), [
+        START[0],
+        {"type": "tool-input-available", "toolCallId": "c1", "toolName": "think", "input": {}},
+        output({"type": "text", "text": "Hm"}, preliminary=True),
+        output({"type": "text", "text": "Hm, yes."}, tool, preliminary=True),
+        output({"type": "text", "text": "Hm, yes."}, seen, {"type": "text", "text": "Clear."}, preliminary=True),
+        output({"type": "text", "text": "Hm, yes."}, seen, {"type": "text", "text": "Clear."}),
+        CHUNKS[-1],
+    ])  # fmt: skip
+
+    run = RunFold("a", "r")
+    for body in bodies:
+        assert run.apply(json.loads(json.dumps(body)), 1, "2026-01-01T00:00:00Z"), body
+    told = run.part_views()
+    assert [(part["type"], part.get("text") or part.get("tool"), part.get("by")) for part in told if part["type"] != "data"] == [
+        ("tool", "think", None), ("text", "Hm, yes.", "c1"), ("tool", "look", "c1"), ("text", "Clear.", "c1"),
+    ]  # fmt: skip
+    assert [part["output"] for part in told if part["type"] == "tool"] == ["Clear.", "clear"]
+    assert run.subagent("c1") == {"name": "think", "status": "done", "parent": None, "call": "c1", "how": "tool"}
+    assert answer_text(told) == ""
+
+
+@pytest.mark.parametrize("kind", [7, "agui"])
+def test_what_our_gateway_tells_of_sub_agents_is_read_back(kind: Any) -> None:
+    """A run with sub-agents in the words of either protocol, and back: the same parts, by the same, below the same calls."""
+    first = translated(agui.AgUi(), AGUI)
+    fold = Fold("s1")
+    for number, body in enumerate(
+        [{"type": "run.started", "attempt": 1, "input": "ann/i"}, *first, {"type": "run.finished", "status": "done"}], 2
+    ):
+        name = address(0, "s1", "a", "run", id=run_id("ann", "i"))
+        if number == 2:
+            asked = address(0, "s1", "ann", "in", target="a", id="i")
+            fold.apply(LogEvent(1, "2026-01-01T00:00:00Z", asked, {"type": "input", "text": "Weather?"}))
+        fold.apply(LogEvent(number, "2026-01-01T00:00:00Z", name, json.loads(json.dumps(body))))
+    stream: Any = MessageStream("s1", "ann", "i", profile=7) if kind == 7 else EventStream("s1", "ann", "i")
+    translation: Any = aisdk.AiSdk() if kind == 7 else agui.AgUi()
+    again = RunFold("a", "r")
+    for body in translated(translation, [message for _, message in stream.advance(fold)]):
+        assert again.apply(json.loads(json.dumps(body)), 1, "2026-01-01T00:00:00Z"), body
+
+    def told(run: RunFold) -> list[Any]:
+        return [
+            (part["type"], part["text"], (run.subagent(part.get("by", "")) or {}).get("name"))
+            for part in run.part_views() if part["type"] in ("text", "reasoning")
+        ]  # fmt: skip
+
+    (was,) = fold.runs.values()
+    assert told(again) == told(was) == [
+        ("reasoning", "Hm, yes.", None), ("text", "Let me look.", None), ("text", "deep thought", "thinker"), ("text", "Sunny.", None),
+    ]  # fmt: skip
+    (helper,) = [part["data"] for part in again.part_views() if part.get("name") == "subagent"]
+    (tool,) = [part for part in again.part_views() if part["type"] == "tool"]
+    assert (helper["call"], helper["status"]) == (tool["call"], "done")
+    assert answer_text(again.part_views()) == "Let me look.Sunny."
 
 
 def test_what_an_agent_waits_for_is_in_the_result() -> None:

@@ -16,8 +16,9 @@ async function agUi(name) {
   }
   const agent = new Joining({ url: `${base}/api/agui`, threadId: thread });
   return {
-    show: () => ({ messages: agent.messages, running: agent.isRunning }),
+    show: () => ({ messages: agent.messages, running: agent.isRunning, interrupts: agent.pendingInterrupts }),
     send: async (text) => { agent.addMessage(user(text)); await agent.runAgent(); },
+    resume: async (...answers) => { await agent.runAgent({ resume: answers }); },
     connect: async () => { await agent.connectAgent(); },
     stop: async () => { agent.abortRun(); },
   };

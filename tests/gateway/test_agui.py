@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator_free.subjects import run_id
-from tests.gateway.test_chat import ANSWER, WHOLE, App, running
+from tests.gateway.test_chat import ANSWER, SUBAGENTS, WHOLE, App, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -153,6 +153,194 @@ async def test_concurrent_agents_are_subagents_to_a_modern_client(
     said = [one for one in shown["messages"] if one["role"] == "assistant"]
     assert {one["subagentRunId"].partition(".")[0]: one["content"] for one in said} == texts
     assert sorted(one["content"] for one in plain["messages"] if one["role"] == "assistant") == sorted(texts.values())
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("kind", ["agui1", "agui0", "copilotkit", "tanstack"])
+async def test_a_sub_agent_is_a_subagent_and_what_it_says_for_a_tool_call_is_no_answer(
+    app: Any, gateway: Any, ann: Broker, programs: Any, fresh: Callable[[str], str], kind: str, late: bool
+) -> None:
+    """To a modern client it is a subagent below its tool call; an older one is shown it as reasoning. Late ones, too."""
+    thread, agent = fresh("thread"), fresh("agent")
+    programs.agent(agent, SUBAGENTS)
+    session = ann.session(thread)
+    await session.create(agents=[agent])
+    async with app(kind, thread) as tab:
+        shown = await tab.do("send", "hello")
+    body = {"threadId": thread, "runId": "r-2", "protocolVersion": "1.0", "messages": []}
+    told = await gateway.http.post("/api/agui/connect", json=body | {"messages": []})
+    if late:
+        if kind == "tanstack":
+            pytest.skip("it has no way to join")
+        async with app(kind, thread) as tab:
+            shown = await tab.do("connect")
+
+    assert shown.get("error") is None
+    if kind == "agui1":
+        said = {
+            one["content"]: one["subagentRunId"]
+            for one in shown["messages"]
+            if one.get("content") in ("deep thought", "Sunny.")
+        }
+        assert set(said) == {"deep thought", "Sunny."}
+        assert said["deep thought"] != said["Sunny."]
+        assert "MESSAGES_SNAPSHOT" in told.text
+    else:
+        assert text_of(shown) == "Sunny."
+        assert late or "deep thought" in seen(shown)
+
+
+async def test_a_modern_client_is_told_where_a_sub_agent_belongs(
+    gateway: Any, ann: Broker, programs: Any, fresh: Callable[[str], str]
+) -> None:
+    """Under the tool call that it works for; it begins and ends once, around all that it wrote."""
+    thread, agent = fresh("thread"), fresh("agent")
+    programs.agent(agent, SUBAGENTS)
+    await ann.session(thread).create(agents=[agent])
+    said = {"id": "u", "role": "user", "content": "hi"}
+    body = {"threadId": thread, "runId": "r-1", "protocolVersion": "1.0", "messages": [said]}
+    for _ in range(2):  # as it is written, and of the finished run
+        text = (await gateway.http.post("/api/agui", json=body)).text
+        events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
+        begun = [event for event in events if event["type"] == "SUBAGENT_STARTED"]
+        call = next(event["toolCallId"] for event in events if event.get("toolCallName") == "think")
+        assert [(one["name"], one.get("parentToolCallId")) for one in begun] == [("thinker", call), ("expert", None)]
+        thinker, expert = [one["subagentRunId"] for one in begun]
+        whose = [
+            event["type"] for event in events if event.get("subagentRunId") == thinker and event["type"] != "CUSTOM"
+        ]
+        assert whose[0] == "SUBAGENT_STARTED"
+        assert whose[-1] == "SUBAGENT_FINISHED"
+        assert (
+            whose.count("SUBAGENT_STARTED") == whose.count("SUBAGENT_FINISHED") == whose.count("TOOL_CALL_START") == 1
+        )
+        assert {event.get("subagentRunId") for event in events if event.get("delta") == "Sunny."} == {expert}
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [({"payload": True}, "approve"), ({"payload": {"approved": False, "comment": "no"}}, "deny"),
+     ({"payload": "approve"}, "approve"), ({"status": "cancelled"}, "deny")],
+)  # fmt: skip
+async def test_an_unmodified_client_answers_an_ask_by_its_interrupt(
+    app: Any, ann: Broker, programs: Any, fresh: Callable[[str], str], answer: dict[str, Any], value: str
+) -> None:
+    """The run ends where it is the person's turn; the next one answers, and the same text goes on in its place."""
+    thread, agent = fresh("thread"), fresh("agent")
+    programs.agent(agent, """
+await run.text("May I? ")
+await run.emit({"type": "data", "name": "subagent", "id": "h", "data": {"name": "thinker", "status": "running"}})
+decision = await run.approve("Delete it?", data={"file": "a"}, seconds=600)
+await run.text("Yes." if decision else "No.")
+""")  # fmt: skip
+    session = ann.session(thread)
+    await session.create(agents=[agent])
+    async with app("agui1", thread) as tab:
+        asked = await tab.do("send", "hello")
+        (interrupt,) = asked["interrupts"]
+        refused = await tab.do("send", "and now?")
+        told = await tab.do("resume", {"interruptId": interrupt["id"], "status": "resolved"} | answer)
+        assert "messages" in told, told
+
+    (ask,) = (await session.view())["asks"]
+    assert (interrupt["reason"], interrupt["message"]) == ("approval", "Delete it?")
+    assert interrupt["responseSchema"] == {"type": "string", "enum": ["approve", "deny"]}
+    assert (interrupt["metadata"]["ask"], interrupt["metadata"]["data"]) == (ask["ask"], {"file": "a"})
+    assert interrupt["expiresAt"]
+    assert "pending interrupt" in refused["failed"]
+    assert (ask["value"], ask["by"], told["interrupts"]) == (value, ["user"], [])
+    assert text_of(asked) == "May I? "
+    assert text_of(told) == "May I? " + ("Yes." if value == "approve" else "No.")
+    assert [run["status"] for run in (await session.view())["agents"][0]["runs"]] == ["done"]
+
+
+async def test_an_interrupt_of_two_agents_is_resumed_where_each_stands(
+    app: Any, ann: Broker, programs: Any, fresh: Callable[[str], str]
+) -> None:
+    """Both wait; somebody else answers the one meanwhile, the client the other; a second client joins and sees all."""
+    thread, names = fresh("thread"), [fresh("one"), fresh("two")]
+    for name in names:
+        programs.agent(name, f"""
+await run.reasoning("hm ")
+await run.text("{name[:3]}? ")
+decision = await run.ask("Which?", options=["a", "b"])
+await run.text(decision.value)
+again = await run.ask("And?", options=["a", "b"])
+await run.text(again.value)
+""")  # fmt: skip
+    session = ann.session(thread)
+    await session.create(agents=names)
+    async with app("agui1", thread) as tab:
+        shown = await tab.do("send", "hello")
+        assert len(shown["interrupts"]) == 2
+        first = shown["interrupts"][0]
+        await session.asks.answer(first["metadata"]["ask"], "b")
+        for _ in range(2):
+            answers = [{"interruptId": one["id"], "status": "resolved", "payload": "a"} for one in shown["interrupts"]]
+            shown = await tab.do("resume", *answers)
+            assert "interrupts" in shown, shown
+        while shown["interrupts"]:
+            answers = [{"interruptId": one["id"], "status": "resolved", "payload": "a"} for one in shown["interrupts"]]
+            shown = await tab.do("resume", *answers)
+            assert "interrupts" in shown, shown
+        async with app("agui1", thread) as other:
+            joined = await other.do("connect")
+
+    whole = {f"{first['metadata']['from'][:3]}? ba"} | {
+        f"{name[:3]}? aa" for name in names if name != first["metadata"]["from"]
+    }
+    for one in (shown, joined):
+        assert {message["content"] for message in one["messages"] if message["role"] == "assistant"} == whole
+
+
+async def test_an_answer_that_waits_for_somebody_else_is_not_interrupted(
+    gateway: Any, ann: Broker, programs: Any, fresh: Callable[[str], str]
+) -> None:
+    """The reader cannot answer: the run goes on when they who were asked have."""
+    thread, agent = fresh("thread"), fresh("agent")
+    programs.agent(agent, 'await run.text("Yes." if await run.approve("Ok?", to=["bob"]) else "No.")')
+    session = ann.session(thread)
+    await session.create(agents=[agent])
+    said = {"id": "u", "role": "user", "content": "hi"}
+    body = {"threadId": thread, "runId": "r-1", "protocolVersion": "1.0", "messages": [said]}
+    async with gateway.http.stream("POST", "/api/agui", json=body, timeout=60) as response:
+        text = ""
+        async for piece in response.aiter_text():
+            text += piece
+            if '"name":"ask"' in text and "bob" not in [one["by"] for one in (await session.view())["asks"]]:
+                for ask in (await session.view())["asks"]:
+                    if ask["status"] == "open":
+                        await ann.as_member("bob").session(thread).asks.answer(ask["ask"], "approve")
+
+    assert '"delta":"Yes."' in text
+    assert '"interrupt"' not in text
+
+
+async def test_what_answers_no_interrupt_is_refused_clearly(
+    gateway: Any, ann: Broker, programs: Any, fresh: Callable[[str], str]
+) -> None:
+    """An unknown one, a payload that is no option, a question that cannot be cancelled: nothing is answered."""
+    thread, agent = fresh("thread"), fresh("agent")
+    programs.agent(agent, 'await run.ask("Which?", options=["a", "b"])')
+    session = ann.session(thread)
+    await session.create(agents=[agent])
+    said = {"id": "u", "role": "user", "content": "hi"}
+    body = {"threadId": thread, "runId": "r-1", "protocolVersion": "1.0", "messages": [said]}
+    text = (await gateway.http.post("/api/agui", json=body, timeout=60)).text
+    last = json.loads(text.splitlines()[-2].removeprefix("data: "))
+    (interrupt,) = last["outcome"]["interrupts"]
+
+    async def refused(**resume: Any) -> str:
+        entry = {"interruptId": interrupt["id"], "status": "resolved"} | resume
+        answer = await gateway.http.post("/api/agui", json=body | {"runId": "r-2", "resume": [entry]})
+        assert answer.status_code == 400
+        return str(answer.json()["detail"])
+
+    assert "no interrupt 'x'" in await refused(interruptId="x")
+    assert "one of a, b" in await refused(payload="c")
+    assert "cannot be cancelled" in await refused(status="cancelled")
+    assert "cursor" in await refused(interruptId=interrupt["id"] + "-", payload="a")
+    assert [ask["status"] for ask in (await session.view())["asks"]] == ["open"]
 
 
 async def test_a_run_that_is_asked_for_again_is_answered_from_where_the_client_stands(

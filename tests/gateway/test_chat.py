@@ -31,6 +31,23 @@ await run.usage(output_tokens=60)
 """
 WHOLE = "".join(f"w{number} " for number in range(60))
 
+#: what an adapter writes of a framework's sub-agents: one that works for a tool call, one that was handed on to
+SUBAGENTS = """
+async def told(id, **about):
+    await run.emit({"type": "data", "name": "subagent", "id": id, "data": {"parent": None, "call": None, **about}})
+await run.emit({"type": "tool.input", "call": "c1", "tool": "think", "input": {}})
+await told("h/1", name="thinker", status="running", call="c1")
+await run.emit({"type": "text.delta", "part": "p1", "text": "deep ", "by": "h/1"})
+await run.emit({"type": "text.delta", "part": "p1", "text": "thought"})
+await run.emit({"type": "tool.input", "call": "c2", "tool": "look", "input": {}, "by": "h/1"})
+await run.emit({"type": "tool.output", "call": "c2", "output": "seen"})
+await run.emit({"type": "text.end", "part": "p1"})
+await told("h/1", name="thinker", status="done", call="c1")
+await run.emit({"type": "tool.output", "call": "c1", "output": "thought"})
+await told("x2", name="expert", status="running")
+await run.emit({"type": "text.delta", "part": "p2", "text": "Sunny.", "by": "x2"})
+"""
+
 
 class App:
     """A process with an AI SDK client in it."""
@@ -214,6 +231,36 @@ async def test_regenerating_and_editing_make_branches_and_the_history_follows(
     assert [text_of(message) for message in edited["messages"]] == ["two", WHOLE]
     assert [text_of(message) for message in history] == ["two", WHOLE]
     assert [(entry["text"], entry["siblings"]) for entry in view["inputs"]] == [("one", 3), ("one", 3), ("two", 3)]
+
+
+@pytest.mark.parametrize("version", ["ai50", "ai5", "ai60", "ai6", "ai7"])
+async def test_what_a_sub_agent_says_for_a_tool_call_is_shown_apart(
+    app: Any, gateway: Any, ann: Broker, programs: Any, fresh: Callable[[str], str], version: str
+) -> None:
+    """As reasoning, which no app takes for the answer; each part names its sub-agent; the history says the same."""
+    name, agent = fresh("chat"), fresh("agent")
+    programs.agent(agent, SUBAGENTS)
+    await ann.session(name).create(agents=[agent])
+    async with app(version, name) as tab:
+        shown = await tab.do("send", "hello")
+        history = await tab.do("load", f"http://127.0.0.1:{gateway.port}/api/chat/{name}/messages")
+
+    for messages in (shown["messages"], history["messages"]):
+        parts = messages[1]["parts"]
+        about = {part["data"]["name"]: part for part in parts if part["type"] == "data-subagent"}
+        think, look = [part for part in parts if part["type"] == "dynamic-tool"]
+        (aside,) = [part for part in parts if part["type"] == "reasoning"]
+        assert text_of(messages[1]) == "Sunny."
+        assert aside["text"] == "deep thought"
+        assert aside["providerMetadata"]["durable"] | {"run": ""} == {
+            "agent": agent, "run": "", "subagent": about["thinker"]["id"], "kind": "text",
+        }  # fmt: skip
+        (text,) = [part for part in parts if part["type"] == "text"]
+        assert text["providerMetadata"]["durable"]["subagent"] == about["expert"]["id"]
+        assert about["thinker"]["data"]["call"] == think["toolCallId"]
+        assert (about["thinker"]["data"]["status"], about["expert"]["data"]["call"]) == ("done", None)
+        assert look["callProviderMetadata"]["durable"]["subagent"] == about["thinker"]["id"]
+        assert "subagent" not in think["callProviderMetadata"]["durable"]
 
 
 @pytest.mark.parametrize(("version", "approved"), [("ai6", True), ("ai7", True), ("ai7", False)])

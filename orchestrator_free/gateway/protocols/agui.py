@@ -6,7 +6,9 @@ A client that goes away cancels nothing; what is asked again under the same run 
 
 from __future__ import annotations
 
-from typing import Any, Final
+import contextlib
+from typing import Any, Final, Literal
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
@@ -14,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from orchestrator_free.errors import InvalidInput, SessionNotFound
-from orchestrator_free.fold import Fold
-from orchestrator_free.gateway.access.caller import speaker
+from orchestrator_free.errors import AskClosed, InvalidInput, SessionNotFound
+from orchestrator_free.fold import Fold, View
+from orchestrator_free.gateway.access.caller import caller, speaker
 from orchestrator_free.gateway.bodies import json_answer, read_body, repeat_id
 from orchestrator_free.gateway.connections.fallback import FeedResponse
 from orchestrator_free.gateway.openapi import body, operation, query
@@ -32,6 +34,16 @@ _COPILOT: Final = "/api/copilotkit"
 _DEFAULT: Final = "default"
 
 
+class Resumed(BaseModel):
+    """What a person says to an interrupt."""
+
+    model_config = ConfigDict(extra="allow")
+
+    interrupt: str = Field(alias="interruptId", description="its id, as the run that it ended told it")
+    status: Literal["resolved", "cancelled"] = Field(description="cancelled: deny, where that is an option")
+    payload: Any = Field(None, description="the answer; of an approval also true, false or {approved, comment}")
+
+
 class RunBody(BaseModel):
     """Body of a run, as AG-UI clients send it; more fields may stand there."""
 
@@ -41,6 +53,7 @@ class RunBody(BaseModel):
     run: str = Field(alias="runId", description="the input's id")
     messages: list[dict[str, Any]] = Field([], max_length=10_000)
     version: str | None = Field(None, alias="protocolVersion", description="absent: a client of 0.0.x")
+    resume: list[Resumed] = Field([], max_length=200, description="answers to the interrupts that a run ended with")
     forwarded: dict[str, Any] = Field({}, alias="forwardedProps", description='`{"to": agent}` chooses whom to ask')
 
 
@@ -93,6 +106,8 @@ class AgUi(Resource):
         said = await read_body(request, RunBody)
         member = speaker(request, request.query_params.get("member"), "member")
         check_name("threadId", said.thread)
+        if said.resume:
+            return await self._resume(request, said, member)
         to = request.path_params.get("agent", _DEFAULT)
         chosen = said.forwarded.get("to", ALL) if to == _DEFAULT else to
         if not isinstance(chosen, (str, list)):
@@ -101,15 +116,39 @@ class AgUi(Resource):
         Answer(member, input, request.headers.get("last-event-id", ""))
         session = await self.begun(request, said.thread, member)  # now: what is wrong begins nothing
         await session.send(text, to=chosen, id=input)
-        return await self._stream(request, session.id, member, input, modern=said.version is not None)
+        stream = self._told(request, session.id, member, input, modern=said.version is not None)
+        return await self._stream(request, stream)
 
-    async def _stream(
-        self, request: Request, session: str, sender: str, input: str, *, modern: bool, asked: bool = False
-    ) -> FeedResponse:
+    def _told(
+        self, request: Request, session: str, sender: str, input: str, *, modern: bool, resumed: str = ""
+    ) -> EventStream:
+        """Return the telling of an answer to who asks, from where they stand."""
+        viewer = speaker(request, request.query_params.get("member"), "member")
+        cursor = request.headers.get("last-event-id", "")
+        return EventStream(session, sender, input, modern=modern, cursor=cursor, viewer=viewer, resumed=resumed)
+
+    async def _resume(self, request: Request, said: RunBody, member: str) -> Any:
+        """Take what a person says to the interrupts of a run, and stream the answer on from there."""
+        caller(request).need("approve")
+        channel = await self.caught_up(request, said.thread, "threadId")
+        seen = await self.seen(request, channel)
+        session = self.broker.as_member(member).session(said.thread)
+        found = [_answer(seen.fold, one) for one in said.resume]  # what is wrong answers nothing
+        (sender, input), behind = _interrupted(seen.fold, said.resume[0].interrupt)
+        cursor = request.headers.get("last-event-id", "")
+        stream = EventStream(
+            said.thread, sender, input, modern=said.version is not None, cursor=cursor, viewer=member,
+            resumed=said.run, behind=behind,
+        )  # fmt: skip
+        for ask, value, comment in found:
+            with contextlib.suppress(AskClosed):  # somebody else was first: the answer goes on with their word
+                await session.asks.answer(ask, value, comment)
+        return await self._stream(request, stream)
+
+    async def _stream(self, request: Request, stream: EventStream) -> FeedResponse:
+        session, sender, input = stream.session, stream.answer.sender, stream.answer.input
         channel = await self.caught_up(request, session)
         seen = await self.seen(request, channel)
-        cursor = request.headers.get("last-event-id", "")
-        stream = EventStream(session, sender, input, modern=modern, asked=asked, cursor=cursor)
 
         finished = await self.whole(seen) if stream.answer.complete(seen.fold) else None
 
@@ -117,8 +156,10 @@ class AgUi(Resource):
             events = stream.advance(finished or seen.fold)
             return b"".join(frame(place, event) for place, event in events), stream.ended
 
-        version, prefix = "1.0" if modern else "0", request.scope.get("root_path", "")
+        version, prefix = "1.0" if stream.modern else "0", request.scope.get("root_path", "")
         address = f"{prefix}{_AGUI}?threadId={session}&runId={input}&protocolVersion={version}"
+        if stream.run != input:
+            address += f"&resumed={quote(stream.run, safe='')}"
         return answered(channel, tell, sender, (_EXPOSED, ("x-stream-url", address)))
 
     async def join(self, request: Request) -> Any:
@@ -136,7 +177,9 @@ class AgUi(Resource):
             if not named:
                 raise HTTPException(404, "this thread has no such run")
             modern = asked.get("protocolVersion", "0") != "0"
-            return await self._stream(request, session, *named[0], modern=modern)
+            resumed = asked.get("resumed", "")
+            stream = self._told(request, session, *named[0], modern=modern, resumed=resumed)
+            return await self._stream(request, stream)
         found = shown(seen.fold)
         active = found[-1][1] if found and not Answer(*found[-1]).complete(seen.fold) else None
         told = {"messages": ui_messages(await self.whole(seen), found), "interrupts": []}
@@ -149,8 +192,9 @@ class AgUi(Resource):
         said = await read_body(request, RunBody)
         channel = await self.caught_up(request, said.thread, "threadId")
         seen = await self.seen(request, channel)
-        thread = _Thread(seen.fold, await self.whole(seen), said.thread, modern=said.version is not None)
         member = speaker(request, request.query_params.get("member"), "member")
+        modern = said.version is not None
+        thread = _Thread(seen.fold, await self.whole(seen), said.thread, member, modern=modern)
         return answered(channel, thread.tell, member, (_EXPOSED,))
 
     async def info(self, request: Request) -> Response:
@@ -173,10 +217,11 @@ class _Thread:
     Runs of the protocol do not overlap, so answers in the making come one after the other.
     """
 
-    def __init__(self, fold: Fold, history: Fold, session: str, *, modern: bool) -> None:
+    def __init__(self, fold: Fold, history: Fold, session: str, viewer: str, *, modern: bool) -> None:
         self._fold = fold
         self._history = history  # the same, with everything of large runs
         self._session = session
+        self._viewer = viewer
         self._modern = modern
         self._done: set[tuple[str, str]] = set()
         self._begun = False
@@ -194,7 +239,7 @@ class _Thread:
                 if asked is None:
                     return frames, True
                 self._done.add(asked)
-                self._stream = EventStream(self._session, *asked, modern=self._modern, asked=True)
+                self._stream = EventStream(self._session, *asked, modern=self._modern, asked=True, viewer=self._viewer)
             frames += b"".join(frame("", event) for _, event in self._stream.advance(self._fold))
             if not self._stream.ended:
                 return frames, False
@@ -206,7 +251,10 @@ class _Thread:
         complete = [one for one in shown(fold) if Answer(*one).complete(fold)]
         self._done.update(complete)
         run = {"threadId": self._session, "runId": complete[-1][1] if complete else "history"}
-        snapshot: dict[str, Any] = {"type": "MESSAGES_SNAPSHOT", "messages": messages(fold, complete)}
+        snapshot: dict[str, Any] = {
+            "type": "MESSAGES_SNAPSHOT",
+            "messages": messages(fold, complete, modern=self._modern),
+        }
         events: list[dict[str, Any]] = [{"type": "RUN_STARTED", **run}, snapshot, {"type": "RUN_FINISHED", **run}]
         return b"".join(frame("", event) for event in events)
 
@@ -214,6 +262,42 @@ class _Thread:
 def _token(run: str) -> str:
     """Return the input's id: the run's, so that asking again asks once."""
     return str(repeat_id(run, None))
+
+
+def _interrupted(fold: Fold, interrupt: str) -> tuple[tuple[str, str], str]:
+    """Return whose input the interrupted answer is to, and the cursor behind which it goes on."""
+    name, _, cursor = interrupt.partition("~")
+    about = fold.asks.found[name]["run"] or {}
+    for found in answers(fold):
+        if any((run.agent, run.run) == (about.get("agent"), about.get("run")) for run in Answer(*found).members(fold)):
+            return found, cursor
+    raise InvalidInput(f"resume: no answer of this thread waits for {interrupt[:80]!r}")
+
+
+def _answer(fold: Fold, said: Resumed) -> tuple[str, Any, str]:
+    """Return which ask a person answers, what with, and what they say beside it."""
+    name = said.interrupt.partition("~")[0]
+    ask = fold.asks.found.get(name)
+    if ask is None:
+        raise InvalidInput(f"resume: this thread has no interrupt {said.interrupt[:80]!r}")
+    options, payload = ask["options"] or (), said.payload
+    if said.status == "cancelled":
+        if "deny" not in options:
+            raise InvalidInput(f"resume: {name} cannot be cancelled; answer it with {_expected(ask)}")
+        return name, "deny", ""
+    comment = ""
+    if isinstance(payload, dict) and "approve" in options:
+        comment = str(payload.get("comment") or payload.get("reason") or "")
+        payload = payload.get("approved", payload.get("value"))
+    if isinstance(payload, bool) and "approve" in options:
+        payload = "approve" if payload else "deny"
+    if options and payload not in options:
+        raise InvalidInput(f"resume: the payload for {name} is to be {_expected(ask)}")
+    return name, payload, comment
+
+
+def _expected(ask: View) -> str:
+    return f"one of {', '.join(ask['options'])}" if ask["options"] is not None else "any JSON"
 
 
 def _text(messages: list[dict[str, Any]]) -> str:
