@@ -24,7 +24,7 @@ from tests.test_fold import Author, at, ends, folded, logs, rolled_up
 
 Stream = MessageStream | EventStream
 Message = dict[str, Any]
-KINDS = (5, 6, 7, "agui", "agui0")
+KINDS = (5, 6, 7, "agui", "agui0", "interrupted")
 
 
 @st.composite
@@ -44,10 +44,22 @@ def stories(draw: st.DrawFn) -> list[Event]:
     return events
 
 
-def stream_of(kind: Any, source: tuple[str, str], cursor: str = "") -> Stream:
+def stream_of(kind: Any, source: tuple[str, str], cursor: str = "", resumed: str = "", behind: str = "") -> Stream:
     if isinstance(kind, int):
         return MessageStream("s1", *source, profile=kind, cursor=cursor)  # type: ignore[arg-type]
-    return EventStream("s1", *source, modern=kind == "agui", cursor=cursor)
+    viewer = "ann" if kind == "interrupted" else ""
+    return EventStream(
+        "s1", *source, modern=kind != "agui0", cursor=cursor, viewer=viewer, resumed=resumed, behind=behind
+    )
+
+
+def gone_on(kind: Any, source: tuple[str, str], stream: Stream, fold: Fold) -> Stream | None:
+    """The run that goes on where a stream was interrupted, once its asks are answered."""
+    if kind != "interrupted" or not stream.ended or stream.answer.ended:
+        return None
+    again = stream_of(kind, source, resumed=f"r{fold.sequence}", behind=stream.answer.cursor)
+    assert isinstance(again, EventStream)
+    return None if again._turn(fold) else again
 
 
 def event_of(kind: str, body: Message, sequence: int, *, member: str, target: str = "", id: str = "") -> Event:
@@ -63,6 +75,13 @@ class Reader:
     once: set[tuple[str, str]] = field(default_factory=set)
     begun: bool = False
     ended: bool = False
+
+    def begin_again(self) -> None:
+        """Another run of AG-UI begins: what was closed may be opened again, and texts go on."""
+        assert self.ended
+        assert not self.open
+        self.begun = self.ended = False
+        self.once = {one for one in self.once if one[0] == "TOOL_CALL"}
 
     def opens(self, what: str, name: str) -> None:
         assert (what, name) not in self.once, f"twice: {what} {name}"
@@ -170,7 +189,7 @@ def follow(kind: Any, source: tuple[str, str], events: list[Event], chance: Rand
 
     Return also the attempt and the parts that the view had of each run when it was told as over: that is told once.
     """
-    reader, fold, seen = Reader(), Fold("s1"), 0
+    reader, fold, seen, resumed = Reader(), Fold("s1"), 0, ""
     stream = stream_of(kind, source)
     frozen: Frozen = {}
     for count in batches(events, chance):
@@ -187,12 +206,15 @@ def follow(kind: Any, source: tuple[str, str], events: list[Event], chance: Rand
                 if chance.random() < 0.1 and not reader.ended:
                     if chance.random() < 0.5:  # at another gateway, which has read a compacted log
                         fold = folded(rolled_up(events[:seen], ends(events[:seen])))
-                    stream, again = stream_of(kind, source, place), True
+                    stream, again = stream_of(kind, source, place, resumed), True
                     break
         for run in stream.answer.members(fold):
             if run.cancelled or not run.open:
                 frozen.setdefault(name_of(run.agent, run.run), (run.attempt, run.part_views()))
-        if stream.ended:
+        if (more := gone_on(kind, source, stream, fold)) is not None:
+            reader.begin_again()
+            stream, resumed = more, more.run if isinstance(more, EventStream) else ""
+        elif stream.answer.ended or (stream.ended and kind != "interrupted"):
             break
     return reader, fold, frozen
 
@@ -212,7 +234,7 @@ def test_a_client_is_told_what_the_view_shows_however_its_stream_breaks(
         assert reader.ended == answer.complete(fold)
     for run in answer.members(fold):
         name = name_of(run.agent, run.run)
-        if run.shown_status in ("running", "lost") and isinstance(kind, int) and kind > 5:
+        if run.shown_status in ("running", "lost") and (kind == "interrupted" or (isinstance(kind, int) and kind > 5)):
             continue  # it may wait for the person, whose turn ends the stream
         attempt, parts = frozen.get(name, (run.attempt, run.part_views()))
         for index, part in enumerate(parts):

@@ -25,6 +25,8 @@ _log = structlog.get_logger("orchestrator_free.adapters")
 _CLOSE_SECONDS: Final = 5.0
 #: how soon what people say is handed on
 _HEAR_SECONDS: Final = 0.1
+#: characters of an error that is larger than a message may be
+_SHOWN: Final = 500
 #: packages whose errors may quote a request, and with it a key
 _QUOTING: Final = frozenset(
     {"openai", "anthropic", "pydantic_ai", "httpx", "httpx2", "httpcore", "httpcore2", "h11", "aiohttp"}
@@ -93,8 +95,19 @@ async def publish(run: Run, source: Any, translation: Translation, **options: Un
         sheet.end_work("error")
         await write(run, translation)
         raise failed.with_traceback(None) from failed.__cause__
+    finally:
+        _tell_skipped(translation)
     await write(run, translation)
     return result_of(translation)
+
+
+def _tell_skipped(translation: Translation) -> None:
+    """Say once in the log what was skipped, however the stream ended."""
+    sheet = translation.sheet
+    new = sheet.skipped - sheet.reported
+    if new:
+        _log.warning("events skipped", framework=translation.framework, skipped=dict(new))
+        sheet.reported = sheet.skipped.copy()
 
 
 async def _copy(run: Run, source: Any, translation: Translation, within_seconds: float | None) -> None:
@@ -143,10 +156,8 @@ async def _hearing(run: Run, translation: Translation) -> AsyncIterator[None]:
 
 
 def result_of(translation: Translation) -> Result:
-    """Return what a translation has come to; what it skipped is told in the log."""
+    """Return what a translation has come to."""
     sheet = translation.sheet
-    if sheet.skipped:
-        _log.warning("events skipped", framework=translation.framework, skipped=dict(sheet.skipped))
     output = sheet.text if translation.output is None else translation.output
     return Result(
         sheet.text, output, dict(sheet.usage), translation.stop, sheet.open_calls, translation.messages,
@@ -165,19 +176,31 @@ def _take(translation: Translation, event: Any, number: int) -> None:
 
 
 async def write(run: Run, translation: Translation) -> None:
-    """Write what stands on the sheet; what is too large for one message becomes a file of the session."""
+    """Write what stands on the sheet; what is too large for one message is cut, or becomes a file of the session."""
     for body in translation.sheet.take():
         if body["type"] == "file":
             await _write_file(run, body)
-            continue
-        try:
-            await run.emit(body)
-        except TooLarge:
-            name = next(field for field in ("output", "input", "data") if field in body)
-            content = encode({name: body[name]})
-            file = f"{body.get('call') or body.get('name')}-{name}.json"
-            await run.file(file, content, media_type="application/json")
-            await run.emit({**body, name: {"file": file, "bytes": len(content)}})
+        else:
+            await _write(run, body)
+
+
+async def _write(run: Run, body: Body) -> None:
+    try:
+        await run.emit(body)
+    except TooLarge:
+        if str(body["type"]).endswith(".delta") and len(body["text"]) > 1:
+            middle = len(body["text"]) // 2
+            await _write(run, {**body, "text": body["text"][:middle]})
+            await _write(run, {**body, "text": body["text"][middle:]})
+            return
+        name = next((one for one in ("output", "input", "data", "error") if one in body), None)
+        if name is None:
+            raise
+        content = encode({name: body[name]})
+        file = f"{body.get('call') or body.get('name') or body['type']}-{name}.json"
+        await run.file(file, content, media_type="application/json")
+        told = f"{body[name][:_SHOWN]}… (whole in {file})" if name == "error" else {"file": file, "bytes": len(content)}
+        await _write(run, {**body, name: told})
 
 
 async def _write_file(run: Run, body: Body) -> None:

@@ -49,7 +49,8 @@ class Sheet:
 
     Attributes:
         bodies: what is to be written and was not taken yet. usage: the sums so far.
-        skipped: events that were not translated, by type. calls: all tool calls, by the framework's id.
+        skipped: events that were not translated, by type. reported: of these, what the log has.
+        calls: all tool calls, by the framework's id.
         by: the sub-agent whose stream it is, None for the run's own; what is written by others names them.
     """
 
@@ -59,6 +60,7 @@ class Sheet:
         self.bodies: list[Body] = []
         self.usage: dict[str, float] = {}
         self.skipped: Counter[str] = Counter()
+        self.reported: Counter[str] = Counter()
         self.calls: dict[str, ToolUse] = {}
         self._text: list[str] = []
         self._open: dict[Hashable, _Open] = {}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from orchestrator_free.fold import Fold
 from orchestrator_free.projections.answer import answers
 from tests.test_fold import folded
-from tests.test_projections import batches, stories, stream_of
+from tests.test_projections import batches, gone_on, stories, stream_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ COUNT = 150
 #: the client, and the profile that it is given: the default one has to suit every version
 PAIRS = [
     ("ai50", 5), ("ai5", 5), ("ai60", 5), ("ai6", 5), ("ai7", 5), ("ai60", 6), ("ai6", 6), ("ai7", 7),
-    ("agui1", "agui"), ("agui1", "agui0"), ("agui0", "agui0"),
+    ("agui1", "agui"), ("agui1", "interrupted"), ("agui1", "agui0"), ("agui0", "agui0"),
 ]  # fmt: skip
 
 
@@ -35,6 +35,7 @@ def told(kind: Any, source: tuple[str, str], events: list[Event], chance: Random
     for count in batches(events, chance):
         folded(events[seen:count], fold)
         seen = count
+        stream = gone_on(kind, source, stream, fold) or stream
         found += [message for _, message in stream.advance(fold)]
     return found if stream.ended else []
 
