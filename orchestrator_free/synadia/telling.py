@@ -15,7 +15,8 @@ from orchestrator_free import contract
 from orchestrator_free.errors import AskClosed, InvalidAnswer, InvalidInput, OrchestratorFreeError, PositionLost
 from orchestrator_free.fold import Fold
 from orchestrator_free.fold.asks import refusal
-from orchestrator_free.projections.answer import Answer, Step
+from orchestrator_free.projections.answer import Answer
+from orchestrator_free.projections.parts import Step
 from orchestrator_free.reading.entries import Entry
 from orchestrator_free.reading.reader import Reader
 from orchestrator_free.session import Session
@@ -117,7 +118,12 @@ class Telling:
 
     def _text(self, step: Step) -> str | None:
         """Return what the caller is to read of a step; None for a step that is no text of the answer itself."""
-        if not step.direct or step.part.get("type") != "text" or step.kind not in ("text.began", "text.grew"):
+        if (
+            not step.direct
+            or step.aside
+            or step.part.get("type") != "text"
+            or step.kind not in ("text.began", "text.grew")
+        ):
             return None
         text = step.text if step.kind == "text.grew" else "\n\n" if self._said_text else ""
         self._said_text = True
