@@ -13,11 +13,14 @@ import httpx
 import pytest
 import yaml
 
-from tests.prometheus_server import SHIPPED, shipped_prometheus
+from orchestrator_free.lag import living_replicas
+from orchestrator_free.operations import pausing
+from tests.prometheus_server import SHIPPED, Prometheus, shipped_prometheus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from orchestrator_free import Broker
     from orchestrator_free.embedded.server import EmbeddedServer
 
 ROOT = Path(__file__).parents[1]
@@ -83,10 +86,11 @@ async def gateway(programs: Any, broker: EmbeddedServer, eventually: Any, tmp_pa
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_agent_lagging_fires_within_a_minute_and_resolves(
-    programs: Any, gateway: str, eventually: Any, tmp_path: Path
+    programs: Any, ann: Broker, gateway: str, eventually: Any, tmp_path: Path
 ) -> None:
     """An agent that was stopped with inputs waiting is told of within 60 s; started again, the alert is over.
 
+    One that was paused and stopped with inputs waiting is told of only when it is resumed, nor scaled up before.
     Prometheus, its configuration and rules, the gateway and the agent are the real ones; only targets differ.
     """
     async with (
@@ -95,15 +99,22 @@ async def test_agent_lagging_fires_within_a_minute_and_resolves(
     ):
         await client.post("/sessions", json={"session": "s1"})
 
-        async def ask() -> None:
-            answer = await client.post("/sessions/s1/inputs", json={"text": "hello", "to": "worker"})
+        async def ask(to: str = "worker") -> None:
+            answer = await client.post("/sessions/s1/inputs", json={"text": "hello", "to": to})
             assert answer.status_code == 202
 
+        (idler,) = programs.agent("idler", ECHO)
         (agent,) = programs.agent("worker", ECHO)
+        await eventually(lambda: _lives(ann, "idler"), 60)
+        await pausing.pause(ann, "idler")
+        idler.kill()
+        await ask("idler")
         await ask()
         alive = 'orchestrator_free:agent_replicas:max{agent="worker"} == 1'
         await eventually(lambda: prometheus.query(alive), 60)
         assert ("AgentLagging", "worker") not in await prometheus.firing()
+        await eventually(lambda: prometheus.query('orchestrator_free:agent_inputs_waiting:max{agent="idler"} == 1'), 60)
+        assert await prometheus.query('orchestrator_free:agent_desired_replicas:max{agent="idler"} == 0')
 
         agent.kill()
         await ask()
@@ -117,6 +128,8 @@ async def test_agent_lagging_fires_within_a_minute_and_resolves(
 
         await eventually(told, 90)
         fired = time.monotonic() - stopped
+        assert not {alert for alert, agent in await prometheus.firing() if agent == "idler"}
+        await pausing.resume(ann, "idler")
         programs.agent("worker", ECHO)
         started = time.monotonic()
         await eventually(over, 90)
@@ -127,3 +140,15 @@ async def test_agent_lagging_fires_within_a_minute_and_resolves(
 
         assert fired < 60
         assert not {alert for alert, agent in await prometheus.firing() if agent == "worker"} - {"AgentSilent"}
+        await eventually(
+            lambda: prometheus.query('orchestrator_free:agent_desired_replicas:max{agent="idler"} == 1'), 60
+        )
+        await eventually(lambda: _fires(prometheus, "AgentSilent", "idler"), 90)
+
+
+async def _lives(ann: Broker, agent: str) -> bool:
+    return any(replica.agent == agent for replica in await living_replicas(ann.log))
+
+
+async def _fires(prometheus: Prometheus, alert: str, agent: str) -> bool:
+    return (alert, agent) in await prometheus.firing()

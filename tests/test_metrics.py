@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -23,6 +24,7 @@ from orchestrator_free.metrics import GatewayMetrics, Metrics, serve_lag
 from orchestrator_free.metrics.families import agents_now, stream_families
 from orchestrator_free.metrics.tally import AgentTally, Names
 from orchestrator_free.monitor import Monitor
+from orchestrator_free.operations import pausing
 from orchestrator_free.working.stats import AgentStats
 from tests.prometheus_server import shipped_prometheus
 
@@ -457,6 +459,36 @@ def test_desired_replicas_are_what_waits_and_is_at_work(
     lags = [lag_of(waiting, in_work)]
 
     assert agents_now(lags, living, Names())["a"].desired == wanted
+
+
+@pytest.mark.parametrize(
+    ("in_work", "alive", "wanted", "offline"), [(0, 0, 0, False), (2, 1, 1, False), (2, 0, 1, True)]
+)
+def test_a_paused_agent_is_not_scaled_for_inputs_it_will_not_take(
+    in_work: int, alive: int, wanted: int, offline: bool
+) -> None:
+    """It needs processes for what it had begun, and is missed only for that."""
+    lag = replace(lag_of(100, in_work), paused=True)
+    found = agents_now([lag], [Replica("a", f"p{n}", {"places": 4}) for n in range(alive)], Names())["a"]
+
+    assert (found.waiting, found.desired, found.offline, found.paused) == (100, wanted, offline, True)
+
+
+async def test_pausing_an_agent_scales_it_to_nothing_and_resuming_it_up_again(ann: Broker, eventually: Any) -> None:
+    """With the broker's own pause, as the next poll tells."""
+    await connected_once(ann, "shy")
+    metrics = Metrics(ann)
+    await ann.session("s1").send("hello", to="shy")
+    await eventually(lambda: _polled(metrics, "agent_desired_replicas{agent=shy}", 1.0))
+    await pausing.pause(ann, "shy")
+    await eventually(lambda: _polled(metrics, "agent_desired_replicas{agent=shy}", 0.0))
+    assert [shown(metrics)[f"agent_{name}{{agent=shy}}"] for name in ("inputs_waiting", "paused", "offline")] == [
+        1,
+        1,
+        0,
+    ]
+    await pausing.resume(ann, "shy")
+    await eventually(lambda: _polled(metrics, "agent_desired_replicas{agent=shy}", 1.0))
 
 
 @pytest.mark.slow

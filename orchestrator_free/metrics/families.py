@@ -46,8 +46,8 @@ _AGENT_GAUGES: Final = (
     ("runs_asking", "Of those, runs that wait for people's decision on an ask."),
     ("longest_asking_seconds", "How long the one that has waited longest for a decision waits."),
     ("replicas", "Processes that are alive."),
-    ("desired_replicas", "Processes that are needed for what waits and is at work now; scale on it."),
-    ("offline", "1 if inputs wait and no process is alive."),
+    ("desired_replicas", "Processes that are needed for what can be taken and is at work now; scale on it."),
+    ("offline", "1 if there is something to take or to go on with, and no process is alive."),
     ("paused", "1 while an operator lets it take no new inputs."),
 )
 _AGENT_HISTOGRAMS: Final = (
@@ -60,9 +60,14 @@ _PLACES: Final = 16
 
 @dataclass(slots=True)
 class AgentNow:
-    """What is known of an agent at this moment."""
+    """What is known of an agent at this moment.
+
+    Attributes:
+        takeable: of the inputs that wait, those that a replica would be given now: none of a paused agent.
+    """
 
     waiting: int = 0
+    takeable: int = 0
     oldest: float = 0.0
     in_work: int = 0
     active: float = 0.0
@@ -76,10 +81,10 @@ class AgentNow:
 
     @property
     def desired(self) -> int:
-        """The replicas that what waits and what is at work need; one while anything is owed."""
+        """The replicas that what can be taken and what is at work need; one while there is either."""
         places = self.places / self.replicas if self.replicas and self.places else _PLACES
-        owed = self.waiting + self.in_work > 0
-        return max(int(owed), math.ceil((self.waiting + self.active) / places))
+        owed = self.takeable + self.in_work > 0
+        return max(int(owed), math.ceil((self.takeable + self.active) / places))
 
     def take(self, replica: Replica) -> None:
         """Add a living process."""
@@ -107,11 +112,13 @@ def agents_now(lags: Iterable[Lag], replicas: Sequence[Replica], names: Names) -
     for lag in lags:
         if lag.agent:
             agent = found.setdefault(names(lag.agent), AgentNow())
+            takeable = 0 if lag.paused else lag.waiting
             agent.waiting += lag.waiting
+            agent.takeable += takeable
             agent.oldest = max(agent.oldest, lag.seconds_waiting)
             agent.in_work += lag.in_work
             agent.paused |= lag.paused
-            agent.offline |= lag.agent not in alive and lag.waiting + lag.in_work > 0
+            agent.offline |= lag.agent not in alive and takeable + lag.in_work > 0
     for replica in replicas:
         found.setdefault(names(replica.agent), AgentNow()).take(replica)
     return found
