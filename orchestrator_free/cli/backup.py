@@ -58,6 +58,11 @@ def restore_(
             async with reach.wire() as wire:
                 manifest = await restore(wire, folder, replicas=replicas, progress=bar.advance)
         _tell(f"restored from {folder}", manifest, perf_counter() - began, as_json=as_json)
+        err.print(
+            f"tokens that were revoked after {manifest.began} count again; `orchestrator-free token revoke --all` ends "
+            "every token made up to now",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
 
     run(work())
 

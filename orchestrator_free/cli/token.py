@@ -9,7 +9,7 @@ import typer
 
 from orchestrator_free.cli.options import AsJson, err, out, reach, run, write_json
 from orchestrator_free.errors import InvalidInput
-from orchestrator_free.gateway.access.revocations import revoke_member, revoke_token
+from orchestrator_free.gateway.access.revocations import revoke_all, revoke_member, revoke_token
 from orchestrator_free.identity.keys import public_path, read_key_file, rotate_keys, write_new_keys
 from orchestrator_free.identity.principal import CAPABILITIES, DEFAULT_CAPABILITIES
 from orchestrator_free.identity.tokens import AUDIENCE, ISSUER, TTL_SECONDS, id_of, mint
@@ -109,24 +109,34 @@ def revoke(
     member: Annotated[str | None, typer.Option(help="Every token made for this member up to now.")] = None,
     token: Annotated[str | None, typer.Option(help="This token; - reads it from standard input.")] = None,
     id: Annotated[str | None, typer.Option(help="The token of this id (jti).")] = None,
+    everybody: Annotated[bool, typer.Option("--all", help="Every token made up to now, whoever has it.")] = False,
 ) -> None:
     """Let tokens count no more, at every gateway; open feeds end within seconds."""
 
     async def work() -> None:
-        if sum(given is not None for given in (member, token, id)) != 1:
-            raise InvalidInput("what is revoked? Pass one of --member, --token and --id")
+        if sum((member is not None, token is not None, id is not None, everybody)) != 1:
+            raise InvalidInput("what is revoked? Pass one of --member, --token, --id and --all")
         async with reach.connect("token") as broker:
             bucket = AccessBucket(broker.log)
             await bucket.open()
-            if member is not None:
-                await revoke_member(bucket, check_name("--member", member))
-            elif id is not None:
-                await revoke_token(bucket, id)
-            else:
-                shown = str(token)
-                text = typer.get_text_stream("stdin").read().strip() if shown == "-" else shown
-                known, seconds = id_of(text)
-                await revoke_token(bucket, known, seconds=seconds)
-        err.print(f"revoked {f'every token of {member} up to now' if member else 'the token'}", highlight=False)
+            what = await _revoke(bucket, member, token, id)
+        err.print(f"revoked {what}", highlight=False)
 
     run(work())
+
+
+async def _revoke(bucket: AccessBucket, member: str | None, token: str | None, id: str | None) -> str:
+    """Revoke the one that is given, every token if none is; return what that was, in words."""
+    if member is not None:
+        await revoke_member(bucket, check_name("--member", member))
+        return f"every token of {member} up to now"
+    if id is not None:
+        await revoke_token(bucket, id)
+        return "the token"
+    if token is not None:
+        shown = str(token)
+        known, seconds = id_of(typer.get_text_stream("stdin").read().strip() if shown == "-" else shown)
+        await revoke_token(bucket, known, seconds=seconds)
+        return "the token"
+    await revoke_all(bucket)
+    return "every token up to now"

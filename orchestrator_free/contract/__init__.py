@@ -34,7 +34,7 @@ from orchestrator_free.contract.durable import (
     expiry_subject,
     record_subject,
 )
-from orchestrator_free.contract.installation import OPTIONAL, lasting_streams
+from orchestrator_free.contract.installation import OPTIONAL, TRANSIENT, installation, lasting_streams
 from orchestrator_free.contract.roles import (
     ANSWERED,
     CALLERS_INBOX,
@@ -94,6 +94,7 @@ __all__ = (
     "TIMED_KINDS",
     "TIMERS",
     "TOMBSTONE_ROOT",
+    "TRANSIENT",
     "WIRE",
     "Role",
     "StreamSettings",
@@ -118,6 +119,7 @@ __all__ = (
     "expiry_subject",
     "exports",
     "imports",
+    "installation",
     "lasting_streams",
     "notifier_consumer",
     "object_stream",

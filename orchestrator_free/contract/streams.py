@@ -182,7 +182,7 @@ def access_stream(settings: StreamSettings) -> dict[str, Any]:
         "subjects": [f"$KV.{ACCESS_BUCKET}.>"],
         "max_msgs_per_subject": 1,
         "storage": "file",
-        "num_replicas": settings.replicas,
+        "num_replicas": settings.replicas or 1,
         "discard": "new",
         "max_bytes": _ACCESS_BYTES,
         "max_msg_size": 16384,

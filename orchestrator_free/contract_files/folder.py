@@ -27,14 +27,9 @@ _NOTIFIED: Final = ("run", "ask", "stage", "presence", "floor")
 
 def files(shards: int = 1) -> dict[str, str]:
     """Return every generated file: path below `broker/` and text."""
-    settings = contract.StreamSettings(shards=shards)
-    found = {f"streams/sessions_{n}.json": _json(contract.stream_config(n, settings)) for n in range(shards)}
+    streams = contract.installation(contract.StreamSettings(shards=shards))
+    found = {f"streams/{_file(name)}.json": _json(config) for name, config in streams.items()}
     found |= {
-        "streams/presence.json": _json(contract.presence_stream()),
-        "streams/timers.json": _json(contract.timer_stream(settings)),
-        "streams/objects.json": _json(contract.object_stream(settings)),
-        "streams/access.json": _json(contract.access_stream(settings)),
-        "streams/audit.json": _json(contract.audit_stream(settings)),
         "consumers/agent.json": _json(contract.agent_consumer(0, AGENT)),
         "consumers/service.json": _json(contract.service_consumer(0, "billing")),
         "consumers/notifier.json": _json(contract.notifier_consumer(0, "notify", _NOTIFIED, "2026-01-01T00:00:00Z")),
@@ -58,6 +53,12 @@ def write(folder: Path, shards: int = 1) -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(wanted[path])
     return changed
+
+
+def _file(stream: str) -> str:
+    """Return what the file of a stream's definition is called: `SESSIONS_0` as it is, `SESSIONS_AUDIT` audit."""
+    _, _, name = stream.rpartition("_")
+    return stream.lower() if name.isdecimal() else name.lower()
 
 
 def _json(value: Any) -> str:

@@ -137,7 +137,7 @@ async def _streams(wire: Wire, facts: Facts) -> None:
                     middle = asked + (answered - asked) / 2
                     facts.clock_ahead = (datetime.fromisoformat(info["ts"]) - middle).total_seconds()
                     facts.clock_error = (answered - asked).total_seconds() / 2
-        all_names = [*contract.lasting_streams(max(facts.shards, 1)), contract.presence_stream()["name"]]
+        all_names = contract.installation(contract.StreamSettings(shards=max(facts.shards, 1)))
         names = [name for name in all_names if name not in facts.streams and "streams" not in facts.errors]
     for shard in range(facts.shards):
         stream = contract.stream_name(shard)
@@ -196,5 +196,5 @@ async def repair(wire: Wire) -> list[str]:
 async def _names(wire: Wire) -> set[str]:
     info = await stream_info(wire, contract.stream_name(0))
     shards = int(((info or {}).get("config", {}).get("metadata") or {}).get("orchestrator_free.shards", "1"))
-    wanted = [*contract.lasting_streams(shards), contract.presence_stream()["name"]]
+    wanted = contract.installation(contract.StreamSettings(shards=shards))
     return {name for name in wanted if await stream_info(wire, name) is not None}

@@ -87,7 +87,7 @@ class Report:
 async def places(broker: Broker, name: str) -> AsyncIterator[tuple[str, Message, bool]]:
     """Yield (stream, message, whether it has the name) of everything that the installation stores, page by page."""
     direct, word = DirectGet(broker.log.wire), mention(name)
-    for stream in [*contract.lasting_streams(broker.log.shards), _PRESENCE]:
+    for stream in contract.installation(contract.StreamSettings(shards=broker.log.shards)):
         if await stream_info(broker.log.wire, stream) is None:
             continue
         after = 0

@@ -51,6 +51,7 @@ def test_keys_are_made_rotated_and_sign_tokens(command: Any) -> None:
         (("--member", "ann", "--session", "a b"), "a b"), (("--member", "ann", "--session", "s", "--cap", "root"), "root"),
         (("--member", "ann", "--session", "s", "--keys", "none.json"), "none.json"), (("revoke",), "--member"),
         (("revoke", "--token", "x"), "no token"), (("revoke", "--member", "a.b"), "a.b"),
+        (("revoke", "--all", "--id", "x"), "one of"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_and_nothing_is_made(command: Any, arguments: tuple[str, ...], words: str) -> None:
@@ -130,4 +131,8 @@ async def test_up_with_keys_asks_for_tokens_wherever_it_listens(command: Any, ev
         async def revoked() -> bool:
             return bool((await http.get("/sessions/cli-1")).status_code == 401)
 
+        await eventually(revoked, 20)
+        http.headers["authorization"] = f"Bearer {token_of(command, '--member', 'ann', '--session', 'cli-*')}"
+        assert (await http.get("/sessions/cli-1")).status_code == 200
+        assert command("token", "revoke", "--all").code == 0
         await eventually(revoked, 20)

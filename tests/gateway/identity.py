@@ -64,7 +64,9 @@ def token(tmp_path: Path) -> Mint:
 
 
 @asynccontextmanager
-async def _guarded(url: str, mint: Mint, settings: GatewaySettings, port: int) -> AsyncIterator[Serving]:
+async def guarding(url: str, mint: Mint, port: int = 0, **chosen: Any) -> AsyncIterator[Serving]:
+    """A gateway of a broker that asks for tokens of a mint."""
+    settings = GatewaySettings(**{"metrics": "token", **chosen})
     async with connect(url, member="gateway") as broker:
         gateway = Gateway(
             broker, settings=settings, verifier=Verifier(FileKeys(public_path(mint.file), look_seconds=0.05))
@@ -81,7 +83,7 @@ def guard(broker_url: str, token: Mint) -> Callable[..., Any]:
     """Start a gateway that asks for tokens: `async with guard(member_feeds=2) as gateway:`."""
 
     def start(port: int = 0, **settings: Any) -> Any:
-        return _guarded(broker_url, token, GatewaySettings(**{"metrics": "token", **settings}), port)
+        return guarding(broker_url, token, port, **settings)
 
     return start
 

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
+import inspect
+import pkgutil
 import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
+import jwt
 import pytest
 
-from orchestrator_free import Run, connect
+from orchestrator_free import Run, connect, contract
 from orchestrator_free.broker import wired
 from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 from orchestrator_free.errors import InvalidInput, PositionLost
+from orchestrator_free.gateway.access.revocations import revoke_all
+from orchestrator_free.jetstream import AccessBucket
 from orchestrator_free.operations.backup import back_up, rehearse, restore
 from orchestrator_free.operations.manifest import problems, read_manifest
+from tests.gateway.identity import Mint, bearer, guarding
 from tests.inside import serving
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -138,6 +146,73 @@ async def test_inputs_to_everybody_from_before_a_restore_are_still_for_the_agent
             await restore(wire, tmp_path / "backup")
         async with serving(server.url, "fast", answer, ack_wait_seconds=5), connect(server.url, member="ann") as ann:
             assert (await ann.session("open").result("fast", sent.run, timeout=30))["status"] == "done"
+
+
+def stream_definitions() -> Iterator[dict[str, Any]]:
+    """Everything in the contract's modules that describes a stream."""
+    known = {"settings": contract.StreamSettings(), "shard": 0, "replicas": 1}
+    for module in pkgutil.iter_modules(contract.__path__):
+        functions = vars(importlib.import_module(f"orchestrator_free.contract.{module.name}")).values()
+        for function in filter(inspect.isfunction, functions):
+            parameters = inspect.signature(function).parameters
+            if parameters.keys() <= known.keys():
+                found = function(**{name: known[name] for name in parameters})
+                if isinstance(found, dict) and "storage" in found:
+                    yield found
+
+
+def test_every_stream_of_the_contract_is_in_a_backup_or_says_why_not() -> None:
+    """One that is added to the contract, or that somebody may create, is kept or has a reason not to be."""
+    settings = contract.StreamSettings()
+    kept, known = set(contract.lasting_streams(1)), set(contract.installation(settings))
+    described = {config["name"] for config in stream_definitions()}
+    assert {"SESSIONS_0", "SESSIONS_AUDIT", "KV_orchestrator_free_access", "KV_orchestrator_free_presence"} <= described
+    assert described <= known == kept | contract.TRANSIENT.keys()
+    assert not kept & contract.TRANSIENT.keys()
+    assert all(len(reason) > 30 for reason in contract.TRANSIENT.values())
+    call = "$JS.API.STREAM.CREATE."
+    made = {
+        one.removeprefix(call) for role in contract.ROLES
+        for one in contract.permissions(role, "x")["publish"]["allow"] if one.startswith(call)
+    }  # fmt: skip
+    assert made <= known
+
+
+async def test_what_was_revoked_stays_revoked_after_a_restore_and_no_stream_is_forgotten(
+    tmp_path: Path, token: Mint
+) -> None:
+    """A token by its id, and all of a member; whatever an installation has made at the broker is kept or explained."""
+    gone, eves, good = token("ann"), token("eve"), token("bob")
+    root = bearer(token("root", cap=["admin"]))
+
+    async def statuses(gateway: Any) -> list[int]:
+        return [(await gateway.http.get("/sessions", headers=bearer(one))).status_code for one in (gone, eves, good)]
+
+    async with EmbeddedServer(ServerSettings(data=tmp_path / "lost", port=0)) as server:
+        async with serving(server.url, "fast", answer), guarding(server.url, token, audit="on") as gateway:
+            mine = bearer(good)
+            assert (await gateway.http.put("/v1/stream/s1", headers=mine, content=b"x")).status_code == 201
+            assert (await gateway.http.post("/sessions", headers=mine, json={"session": "s1"})).status_code == 201
+            asked = {"text": "file", "to": "fast"}
+            assert (await gateway.http.post("/sessions/s1/inputs", json=asked, headers=mine)).status_code == 202
+            assert (await gateway.http.post("/tickets", json={"session": "s1"}, headers=mine)).status_code == 201
+            jti = jwt.decode(gone, options={"verify_signature": False})["jti"]
+            for revoked in ({"token": jti}, {"member": "eve"}):
+                assert (await gateway.http.post("/revocations", json=revoked, headers=root)).status_code == 204
+            assert await statuses(gateway) == [401, 401, 200]
+        async with wired(server.url, member="operator") as wire:
+            manifest = await back_up(wire, tmp_path / "backup")
+            present = set((await wire.api("STREAM.NAMES"))["streams"])
+    assert present == set(contract.installation(contract.StreamSettings()))
+    assert present - contract.TRANSIENT.keys() == {part.stream for part in manifest.streams}
+    async with EmbeddedServer(ServerSettings(data=tmp_path / "new", port=0)) as server:
+        async with wired(server.url, member="operator") as wire:
+            await restore(wire, tmp_path / "backup")
+        async with guarding(server.url, token) as gateway:
+            assert await statuses(gateway) == [401, 401, 200]
+            await revoke_all(AccessBucket(gateway.gateway.broker.log))
+            await gateway.gateway.gate.revocations.load()
+            assert await statuses(gateway) == [401, 401, 401]
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ _log = structlog.get_logger("orchestrator_free.gateway")
 _LOOK_SECONDS: Final = 2.0
 _TOKENS: Final = "revoked.token"
 _MEMBERS: Final = "revoked.member"
+_EVERYBODY: Final = "revoked.all"
 
 
 def _key_of(token: str) -> str:
@@ -49,6 +50,11 @@ async def revoke_member(bucket: AccessBucket, member: str, *, before: float | No
     await bucket.put(f"{_MEMBERS}.{check_name('member', member)}", orjson.dumps(said))
 
 
+async def revoke_all(bucket: AccessBucket) -> None:
+    """Let no token count that was made up to now, whoever has it: a key leaked, or a backup was restored."""
+    await bucket.put(f"{_EVERYBODY}.before", orjson.dumps({"before": time.time()}))
+
+
 class Revocations:
     """What is revoked, as this gateway knows it.
 
@@ -60,6 +66,7 @@ class Revocations:
         self.bucket = bucket
         self._tokens: frozenset[str] = frozenset()
         self._members: dict[str, float] = {}
+        self._all = float("-inf")
         self.on_change: Callable[[], object] = lambda: None
 
     async def load(self) -> None:
@@ -68,11 +75,11 @@ class Revocations:
         Raises:
             BrokerError: it cannot be read.
         """
-        before = (self._tokens, self._members)
+        before = (self._tokens, self._members, self._all)
         self._tokens = frozenset(await self.bucket.below(_TOKENS))
-        found = await self.bucket.below(_MEMBERS)
-        self._members = {name: moment for name, text in found.items() if (moment := _moment(text)) is not None}
-        if before != (self._tokens, self._members):
+        self._members = _moments(await self.bucket.below(_MEMBERS))
+        self._all = _moments(await self.bucket.below(_EVERYBODY)).get("before", float("-inf"))
+        if before != (self._tokens, self._members, self._all):
             self.on_change()
 
     def check(self, principal: Principal) -> None:
@@ -83,6 +90,8 @@ class Revocations:
         """
         if self._tokens and _key_of(principal.token) in self._tokens:
             raise NotAuthenticated("the token is revoked; sign in again")
+        if principal.issued <= self._all:
+            raise NotAuthenticated("every token up to a moment is revoked; sign in again")
         if principal.issued <= self._members.get(principal.member, float("-inf")):
             raise NotAuthenticated(f"every token of {principal.member!r} up to a moment is revoked; sign in again")
 
@@ -96,6 +105,10 @@ class Revocations:
                 _log.warning("what is revoked cannot be read; what was known counts", reason=str(error))
             except Exception:
                 _log.exception("reading what is revoked failed")
+
+
+def _moments(found: dict[str, bytes]) -> dict[str, float]:
+    return {name: moment for name, text in found.items() if (moment := _moment(text)) is not None}
 
 
 def _moment(text: bytes) -> float | None:
