@@ -27,6 +27,7 @@ from orchestrator_free.cli import (
     synadia,
     token,
 )
+from orchestrator_free.cli.auditing import audited
 from orchestrator_free.cli.options import (
     AsJson,
     Ca,
@@ -59,6 +60,7 @@ from orchestrator_free.vocabulary.messages import Overlap
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,  # secrets are among them
     help="Durable sessions for multi-agent products, on NATS JetStream.\n\n"
     "Start with [bold]orchestrator-free demo[/], or [bold]orchestrator-free up[/] and the README.",
 )
@@ -261,6 +263,7 @@ def show(session: SessionName, as_json: AsJson = False) -> None:
 
 
 @app.command()
+@audited("delete", "session")
 def delete(session: SessionName, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
     """Delete a session with everything in it."""
     if not yes:
@@ -286,6 +289,7 @@ def export_(
 
 
 @app.command(name="import")
+@audited("import", "session")
 def import_(
     file: Annotated[Path, typer.Argument(help="A file that `export` wrote; - for standard input.")],
     session: Annotated[str | None, typer.Option("--as", help="The new session's id; as exported if absent.")] = None,

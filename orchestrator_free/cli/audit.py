@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from orchestrator_free.cli.options import AsJson, out, reach, run, write_json
+from orchestrator_free.cli.options import AsJson, err, out, reach, run, write_json
 from orchestrator_free.cli.render import clean
 from orchestrator_free.operations.audit import read_audit, time_of
 from orchestrator_free.subjects import check_name
@@ -27,12 +27,18 @@ def audit(
             if name:
                 check_name(what, name)
         begin = time_of(since) if since else None
+        shown = 0
         async with reach.wire() as wire:
             async for entry in read_audit(wire, member=member, session=session, since=begin, follow=follow):
+                shown += 1
                 if as_json:
                     write_json(entry)
                 else:
                     out.print(_line(entry), soft_wrap=True)
+        if not shown and not as_json:
+            err.print(
+                "nothing was written down; gateways do so with `up --audit on`, the default where they ask for tokens"
+            )
 
     run(work(), endless=follow)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from orchestrator_free.cli.auditing import audited, remember
 from orchestrator_free.cli.options import AsJson, err, reach, run, write_json
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.operations.backup import back_up, rehearse, restore
@@ -17,6 +18,7 @@ from orchestrator_free.operations.manifest import Manifest, problems, read_manif
 Folder = Annotated[Path, typer.Argument(help="Folder of the backup.", metavar="DIR")]
 
 
+@audited("backup", "folder", when=lambda given: not given["verify"] and not given["drill"])
 def backup(
     folder: Folder,
     verify: Annotated[bool, typer.Option("--verify", help="Check the backup that is there.")] = False,
@@ -40,11 +42,13 @@ def backup(
         with _Bar() as bar:
             async with reach.wire() as wire:
                 manifest = await back_up(wire, folder, bar.advance)
+                remember(messages=manifest.messages)
         _tell(f"backed up to {folder}", manifest, perf_counter() - began, as_json=as_json)
 
     run(work())
 
 
+@audited("restore", "folder", "replicas")
 def restore_(
     folder: Folder,
     replicas: Annotated[int | None, typer.Option(help="Of the streams, if otherwise than they were.", min=1)] = None,
@@ -57,6 +61,7 @@ def restore_(
         with _Bar() as bar:
             async with reach.wire() as wire:
                 manifest = await restore(wire, folder, replicas=replicas, progress=bar.advance)
+                remember(messages=manifest.messages, of=manifest.began)
         _tell(f"restored from {folder}", manifest, perf_counter() - began, as_json=as_json)
         err.print(
             f"tokens that were revoked after {manifest.began} count again; `orchestrator-free token revoke --all` ends "

@@ -8,14 +8,21 @@ from typing import Annotated, Any, Final, Literal
 import typer
 from rich.table import Table
 
+from orchestrator_free.broker import wired
 from orchestrator_free.brokerdir import BrokerFolder
 from orchestrator_free.brokerdir.certificates import expiry
-from orchestrator_free.brokerdir.plan import MAIN
+from orchestrator_free.brokerdir.plan import GATEWAY, MAIN
 from orchestrator_free.brokerdir.running import embedded, kick, prepare, reload
+from orchestrator_free.cli.auditing import audited, written_down
 from orchestrator_free.cli.options import AsJson, err, out, run, write_json
+from orchestrator_free.contract import stream_name
 from orchestrator_free.errors import BrokerError, InvalidInput
+from orchestrator_free.operations.backup import stream_info
 
 PRODUCTION: Final = "https://nats.io/download/"
+
+_TAKEN: Final = "the broker has taken it"
+_LATER: Final = "counts when the broker starts; it is in no audit log, since no broker runs"
 
 broker_app = typer.Typer(
     no_args_is_help=True, help="A broker of your own: users with keys, accounts, TLS, in one folder."
@@ -31,6 +38,7 @@ Name = Annotated[str, typer.Argument(help="The name it publishes under.")]
 
 
 @broker_app.command("init")
+@audited("broker init", "folder")
 def init(
     folder: Folder,
     tls: Annotated[
@@ -76,6 +84,7 @@ def init(
 
 
 @broker_app.command("agent")
+@audited("broker agent", "name", "sessions", "trusted", "tenant")
 def agent(
     name: Name,
     sessions: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
@@ -98,18 +107,21 @@ def agent(
 
 
 @broker_app.command("service")
+@audited("broker service", "name", "tenant")
 def service(name: Name, tenant: Of = MAIN, folder: In = Path(), as_json: AsJson = False) -> None:
     """Add a service, which follows all sessions at its own pace, and print how its process connects."""
     run(_added(folder, tenant, name, "service", as_json=as_json))
 
 
 @broker_app.command("observer")
+@audited("broker observer", "name", "tenant")
 def observer(name: Name, tenant: Of = MAIN, folder: In = Path(), as_json: AsJson = False) -> None:
     """Add an observer, which reads all sessions and publishes nothing, and print how its process connects."""
     run(_added(folder, tenant, name, "observer", as_json=as_json))
 
 
 @broker_app.command("notifier")
+@audited("broker notifier", "name", "tenant")
 def notifier(name: Name = "notify", tenant: Of = MAIN, folder: In = Path(), as_json: AsJson = False) -> None:
     """Add a notifier (webhooks), and print how its process connects."""
     run(_added(folder, tenant, name, "notifier", as_json=as_json))
@@ -134,18 +146,21 @@ def guest(name: Name, tenant: Of = MAIN, folder: In = Path(), as_json: AsJson = 
 
 
 @broker_app.command("operator")
+@audited("broker operator", "name", "tenant")
 def operator(name: Name, tenant: Of = MAIN, folder: In = Path(), as_json: AsJson = False) -> None:
     """Add an operator, who may also back up, restore, erase and read the audit log, and print how to connect."""
     run(_added(folder, tenant, name, "operator", as_json=as_json))
 
 
 @broker_app.command("gateway")
+@audited("broker gateway", "name", "tenant")
 def gateway(name: Name, tenant: Of = MAIN, folder: In = Path(), as_json: AsJson = False) -> None:
     """Add another gateway, which speaks in every member's name, and print how it connects."""
     run(_added(folder, tenant, name, "core", as_json=as_json))
 
 
 @broker_app.command("tenant")
+@audited("broker tenant", "name")
 def tenant(
     name: Annotated[str, typer.Argument(help="Of the tenant.")], folder: In = Path(), as_json: AsJson = False
 ) -> None:
@@ -160,6 +175,7 @@ def tenant(
 
 
 @broker_app.command("remove")
+@audited("broker remove", "name", "tenant")
 def remove(
     name: Annotated[str | None, typer.Argument(help="A user; none: the whole tenant.")] = None,
     tenant: Of = MAIN,
@@ -182,6 +198,7 @@ def remove(
 
 
 @broker_app.command("rotate")
+@audited("broker rotate", "name", "certificate", "tenant")
 def rotate(
     name: Annotated[str | None, typer.Argument(help="A user, who gets another key.")] = None,
     certificate: Annotated[
@@ -250,13 +267,15 @@ async def _tell(
     taken = await reload(there) if told else None
     if taken and tenant:
         await prepare(there, tenant)
+    if taken:
+        await write_down(there)
     if as_json:
         write_json({"changed": told, "running": taken, "environment": environment or {}})
         return
     for line in told or ["nothing to change"]:
         err.print(line, highlight=False, markup=False)
     if told:
-        err.print("the broker has taken it" if taken else "counts when the broker starts", highlight=False)
+        err.print(_TAKEN if taken else _LATER, highlight=False)
     if environment:
         out.print(
             " ".join(f"{key}={value}" for key, value in environment.items()),
@@ -264,6 +283,16 @@ async def _tell(
             markup=False,
             soft_wrap=True,
         )
+
+
+async def write_down(there: BrokerFolder) -> None:
+    """Write down what a running broker has taken, in the account of the main tenant: it is for who runs the broker."""
+    async with wired(**there.options(MAIN, GATEWAY)) as wire:
+        if await stream_info(wire, stream_name(0)) is None:
+            err.print("it is in no audit log: nobody has made the streams of this broker yet")
+            return
+        async with written_down(wire, "operator"):
+            pass
 
 
 def _show(there: BrokerFolder, *, as_json: bool) -> None:

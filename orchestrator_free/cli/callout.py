@@ -14,7 +14,8 @@ from orchestrator_free.brokerdir.plan import MAIN
 from orchestrator_free.brokerdir.running import kick
 from orchestrator_free.callout.grants import AUDIENCE, REQUIRED, TTL_SECONDS, mint
 from orchestrator_free.callout.service import CalloutService
-from orchestrator_free.cli.broker import In, Name, Of, broker_app
+from orchestrator_free.cli.auditing import audited
+from orchestrator_free.cli.broker import In, Name, Of, broker_app, write_down
 from orchestrator_free.cli.guarding import AuthIssuer, AuthJwks, AuthKeys
 from orchestrator_free.cli.options import AsJson, err, out, run, write_json
 from orchestrator_free.cli.token import KEYS, KeyFile
@@ -92,6 +93,7 @@ def token(
 
 
 @broker_app.command("revoke")
+@audited("broker revoke", "name", "tenant")
 def revoke(name: Name, tenant: Of = MAIN, folder: In = Path(), as_json: AsJson = False) -> None:
     """Let the tokens that a member has count no more, and end its connections now; a new token counts."""
 
@@ -99,10 +101,15 @@ def revoke(name: Name, tenant: Of = MAIN, folder: In = Path(), as_json: AsJson =
         there = BrokerFolder.open(folder)
         told = there.revoke(tenant, name)
         ended = await kick(there, tenant, name)
+        if ended is not None:
+            await write_down(there)
         if as_json:
             write_json({"changed": told, "ended": ended})
             return
         err.print("\n".join(told), highlight=False, markup=False)
-        err.print(f"{ended} connections ended" if ended is not None else "no broker runs here", highlight=False)
+        err.print(
+            f"{ended} connections ended" if ended is not None else "no broker runs here, so it is in no audit log",
+            highlight=False,
+        )
 
     run(work())

@@ -8,6 +8,7 @@ import typer
 from rich.text import Text
 
 from orchestrator_free import contract
+from orchestrator_free.cli.auditing import audited
 from orchestrator_free.cli.options import EXIT_FAILED, AsJson, err, out, reach, run, write_json
 from orchestrator_free.cli.render import clean
 from orchestrator_free.errors import InvalidInput
@@ -17,6 +18,7 @@ from orchestrator_free.operations.facts import Check
 _MARKS: Final = {"ok": ("ok      ", "green"), "warning": ("warning ", "yellow"), "problem": ("problem ", "bold red")}
 
 
+@audited("doctor", "fix", when=lambda given: given["fix"])
 def doctor(
     monitor_url: Annotated[
         str | None, typer.Option(help="The broker's monitoring address, as http://127.0.0.1:8222.")

@@ -10,16 +10,17 @@ from typing import Annotated, Final
 
 import typer
 
+from orchestrator_free.cli.auditing import audited, remember
 from orchestrator_free.cli.options import EXIT_FAILED, AsJson, err, out, reach, run, write_json
 from orchestrator_free.errors import InvalidInput
-from orchestrator_free.operations.audit import note
-from orchestrator_free.operations.erasing import Report, erase_member, erase_session, erased_note
+from orchestrator_free.operations.erasing import Report, erase_member, erase_session
 from orchestrator_free.operations.retention import retain as go_through
 from orchestrator_free.operations.retention import set_limits
 
 _UNITS: Final = {"m": 60, "h": 3600, "d": 86_400}
 
 
+@audited("retain", "older_than", "closed", "limit_age", "limit_bytes", when=lambda given: not given["dry_run"])
 def retain(
     older_than: Annotated[str | None, typer.Option(help="Delete sessions whose last event is older: 12h, 30d.")] = None,
     closed: Annotated[bool, typer.Option("--closed", help="Only where nothing is open or waiting.")] = False,
@@ -47,13 +48,12 @@ def retain(
                 broker, _span(older_than), closed=closed, dry_run=dry_run, per_second=per_second
             ):
                 gone += one.deleted
+                remember(deleted=gone)
                 word = "deleted" if one.deleted else "left alone" if closed and not one.at_rest else "would be deleted"
                 if as_json:
                     write_json(one.as_dict())
                 else:
                     out.print(f"{one.session}  last event {one.last}  {word}", highlight=False, markup=False)
-            if gone:
-                await note(broker.log.wire, "retain", member="operator", older_than=older_than, deleted=gone)
 
     run(work())
 
@@ -65,6 +65,7 @@ def _span(text: str) -> timedelta:
     return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
 
 
+@audited("erase", when=lambda given: not given["dry_run"])  # never the name
 def erase(
     session: Annotated[str | None, typer.Option(help="Erase this session.")] = None,
     member: Annotated[str | None, typer.Option(help="Erase this member from all sessions.")] = None,
@@ -89,8 +90,7 @@ def erase(
             else:
                 where = folder or Path(tempfile.mkdtemp(prefix="orchestrator-free-erase-"))
                 report = await erase_member(broker, member, where, dry_run=dry_run)
-            if not dry_run:
-                await erased_note(broker, report)
+            remember(**report.counts())
         if as_json:
             write_json(report.as_dict())
         else:

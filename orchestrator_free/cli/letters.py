@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator_free.cli.auditing import audited
 from orchestrator_free.cli.options import AsJson, Member, err, out, reach, run, write_json
 from orchestrator_free.cli.render import clean
 from orchestrator_free.operations import letters
@@ -47,6 +48,7 @@ def deadletters(
 
 
 @letters_app.command("retry")
+@audited("deadletters retry", "id")
 def retry(id: LetterId, sender: Member = "operator", as_json: AsJson = False) -> None:
     """Have it done after all: the input is asked once more, the control given anew, the notification tried again."""
 
@@ -62,6 +64,7 @@ def retry(id: LetterId, sender: Member = "operator", as_json: AsJson = False) ->
 
 
 @letters_app.command("dismiss")
+@audited("deadletters dismiss", "id")
 def dismiss(
     id: LetterId,
     reason: Annotated[str, typer.Option(help="Why, for those who look later.")] = "",

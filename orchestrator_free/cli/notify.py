@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator_free.cli.auditing import audited
 from orchestrator_free.cli.options import AsJson, err, out, reach, run, write_json
 from orchestrator_free.cli.render import clean
 from orchestrator_free.errors import InvalidInput
@@ -26,6 +27,7 @@ _WHAT = (
 )
 
 
+@audited("notify", "retry", when=lambda given: given["retry"] is not None and not given["dead_letters"])
 def notify(
     webhook: Annotated[
         str | None,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Coroutine
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -26,6 +26,7 @@ from orchestrator_free.broker import (
     stream_settings,
     wired,
 )
+from orchestrator_free.cli.auditing import written_down
 from orchestrator_free.cli.render import clean
 from orchestrator_free.contract import StreamSettings
 from orchestrator_free.errors import (
@@ -100,23 +101,33 @@ class Reach:
     access: Access = Access()
     inbox: str | None = None
 
-    def connect(
+    @asynccontextmanager
+    async def connect(
         self,
         member: str = "cli",
         *,
         url: str | None = None,
         settings: StreamSettings | None = None,
         more: Access | None = None,
-    ) -> AbstractAsyncContextManager[Broker]:
+    ) -> AsyncIterator[Broker]:
         """Connect as a member: to another address, with settings of the streams, in another way, if given."""
         found: Any = {**self.access, **(more or {})}
-        return connect(
-            url or self.url, member=member, inbox_prefix=self.inbox, settings=settings or stream_settings(), **found
-        )
+        async with (
+            connect(
+                url or self.url, member=member, inbox_prefix=self.inbox, settings=settings or stream_settings(), **found
+            ) as broker,
+            written_down(broker.log.wire, member),
+        ):
+            yield broker
 
-    def wire(self, member: str = "operator") -> AbstractAsyncContextManager[Wire]:
+    @asynccontextmanager
+    async def wire(self, member: str = "operator") -> AsyncIterator[Wire]:
         """Connect without looking at what is there, and without making what is not."""
-        return wired(self.url, member=member, inbox_prefix=self.inbox, **self.access)
+        async with (
+            wired(self.url, member=member, inbox_prefix=self.inbox, **self.access) as wire,
+            written_down(wire, member),
+        ):
+            yield wire
 
     def environment(self) -> dict[str, str]:
         """Return the variables with which a process that is started here reaches the same broker in the same way."""

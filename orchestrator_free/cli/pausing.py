@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator_free.cli.auditing import audited
 from orchestrator_free.cli.options import AsJson, err, out, reach, run, write_json
 from orchestrator_free.operations import pausing
 from orchestrator_free.operations.pausing import Standing
@@ -13,6 +14,7 @@ from orchestrator_free.operations.pausing import Standing
 AgentName = Annotated[str, typer.Argument(help="The agent's name.", metavar="AGENT")]
 
 
+@audited("pause-agent", "agent", "hold_runs")
 def pause_agent(
     agent: AgentName,
     hold_runs: Annotated[bool, typer.Option("--hold-runs", help="Hold what it is at work on, too.")] = False,
@@ -27,6 +29,7 @@ def pause_agent(
     run(work())
 
 
+@audited("resume-agent", "agent")
 def resume_agent(agent: AgentName, as_json: AsJson = False) -> None:
     """Let an agent take inputs again, and go on with runs that were held."""
 
@@ -37,6 +40,7 @@ def resume_agent(agent: AgentName, as_json: AsJson = False) -> None:
     run(work())
 
 
+@audited("drain", "agent", "replica")
 def drain(
     agent: AgentName,
     replica: Annotated[str | None, typer.Option(help="Only this process, by its instance.")] = None,

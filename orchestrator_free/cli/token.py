@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 
 import typer
 
+from orchestrator_free.cli.auditing import audited, remember
 from orchestrator_free.cli.options import AsJson, err, out, reach, run, write_json
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.gateway.access.revocations import revoke_all, revoke_member, revoke_token
@@ -105,6 +106,7 @@ def make_keys(
 
 
 @token_app.command()
+@audited("token revoke", "member", "id", "everybody")
 def revoke(
     member: Annotated[str | None, typer.Option(help="Every token made for this member up to now.")] = None,
     token: Annotated[str | None, typer.Option(help="This token; - reads it from standard input.")] = None,
@@ -136,6 +138,7 @@ async def _revoke(bucket: AccessBucket, member: str | None, token: str | None, i
     if token is not None:
         shown = str(token)
         known, seconds = id_of(typer.get_text_stream("stdin").read().strip() if shown == "-" else shown)
+        remember(id=known)
         await revoke_token(bucket, known, seconds=seconds)
         return "the token"
     await revoke_all(bucket)

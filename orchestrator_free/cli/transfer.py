@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from orchestrator_free.cli.auditing import remember
 from orchestrator_free.cli.options import err, reach, write_json
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.session.archive import export_session, import_session
@@ -61,6 +62,7 @@ async def read_import(file: Path, session: str | None, *, as_json: bool) -> None
             )
         async with reach.connect() as broker:
             result = await import_session(broker, lines, session_id=session)
+            remember(session=result.session, events=result.events)
     if as_json:
         write_json({"session": result.session, "events": result.events, "position": str(result.position)})
     else:

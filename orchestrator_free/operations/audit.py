@@ -22,6 +22,7 @@ from orchestrator_free import contract
 from orchestrator_free.errors import BrokerError, InvalidInput
 from orchestrator_free.jetstream import Message, Wire
 from orchestrator_free.jetstream.direct import DirectGet
+from orchestrator_free.operations.backup import stream_info
 from orchestrator_free.subjects import AUDIT_ROOT, TOKEN
 
 _log = structlog.get_logger("orchestrator_free.audit")
@@ -170,7 +171,7 @@ async def note(wire: Wire, what: str, *, member: str, session: str = "", **facts
 async def read_audit(
     wire: Wire, *, member: str = "", session: str = "", since: datetime | None = None, follow: bool = False
 ) -> AsyncIterator[dict[str, Any]]:
-    """Yield entries in their order: `{"sequence", "time", "kind", "member", "session", …}`.
+    """Yield entries in their order: `{"sequence", "time", "kind", "member", "session", …}`; none if there is no log.
 
     Args:
         wire: a connection of an operator.
@@ -181,6 +182,10 @@ async def read_audit(
     """
     subject = f"{AUDIT_ROOT}.*.{member or '*'}.{session or '*'}"
     direct, after = DirectGet(wire), 0
+    while await stream_info(wire, contract.AUDIT) is None:
+        if not follow:
+            return
+        await asyncio.sleep(_FOLLOW_SECONDS)
     while True:
         body: dict[str, Any] = {"batch": _PAGE, "next_by_subj": subject}
         if after or since is None:

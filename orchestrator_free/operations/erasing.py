@@ -26,7 +26,7 @@ from orchestrator_free.jetstream import Message
 from orchestrator_free.jetstream.direct import DirectGet
 from orchestrator_free.jetstream.objects import object_name
 from orchestrator_free.jetstream.tombstones import bury
-from orchestrator_free.operations.audit import make_stream, note
+from orchestrator_free.operations.audit import make_stream
 from orchestrator_free.operations.backup import list_consumers, stream_info
 from orchestrator_free.operations.rewriting import Rewriting, mention
 from orchestrator_free.reading.entries import Entry
@@ -79,6 +79,13 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
         return asdict(self) | {"clean": self.clean}
+
+    def counts(self) -> dict[str, Any]:
+        """Return what may be written down of it: how much it was, no name."""
+        return {
+            "erased": self.what, "deleted": len(self.deleted), "rewritten": len(self.rewritten),
+            "refused": len(self.refused), "left": self.left_count,
+        }  # fmt: skip
 
 
 # -- searching --------------------------------------------------------------------------------------------------
@@ -329,11 +336,3 @@ async def _purge_member(broker: Broker, member: str) -> None:
     for key in (f"watch.*.{member}.*", f"agent.{member}.*"):
         await broker.log.wire.api(f"STREAM.PURGE.{_PRESENCE}", {"filter": f"$KV.{contract.PRESENCE_BUCKET}.{key}"})
     await _drop_consumers(broker, contract.service_consumer_name(member))
-
-
-async def erased_note(broker: Broker, report: Report) -> None:
-    """Write down that something was erased: not its name, how much it was."""
-    await note(
-        broker.log.wire, f"erase.{report.what}", member=broker.member, deleted=len(report.deleted),
-        rewritten=len(report.rewritten), refused=len(report.refused), left=report.left_count,
-    )  # fmt: skip

@@ -166,7 +166,7 @@ async def test_on_the_command_line(ann: Broker, command: Any, fresh: Callable[[s
     assert (done.json[0]["clean"], done.json[0]["deleted"], done.json[0]["left"]) == (True, [session], [])
     assert "backups" in done.json[0]["remains"]
     audit = await asyncio.to_thread(command, "audit", "--json")
-    assert any(entry.get("what") == "erase.member" for entry in audit.json)
+    assert [one["erased"] for one in audit.json if one.get("what") == "erase"] == ["member"]
     assert bob.member not in audit.out
     assert (await asyncio.to_thread(command, "erase", "--yes")).code == 2
 
