@@ -12,8 +12,8 @@ import typer
 
 from orchestrator_free.broker import wired
 from orchestrator_free.cli.app import app
+from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 from orchestrator_free.operations.audit import read_audit
-from orchestrator_free.server import EmbeddedServer, ServerSettings
 from orchestrator_free.session.archive import export_session
 
 if TYPE_CHECKING:
