@@ -162,6 +162,31 @@ async def test_a_long_session_opens_at_its_end_and_shows_more_when_asked(console
         await one.until("() => document.querySelectorAll('article.card').length === 80")
 
 
+async def test_of_a_very_long_answer_the_end_is_shown_and_the_rest_when_asked(
+    console: Any, ann: Broker, fresh: Any
+) -> None:
+    """A book of a megabyte, still being written: a page of few nodes, which goes on; all of it is one click away."""
+    session = ann.session(fresh("book"))
+    await session.create(agents=["ada"])
+    sent = await session.send("Write a book", to="ada")
+    where = str(address(session.shard, session.id, "ada", "run", id=sent.run))
+    await ann.log.wire.publish(where, encode({"type": "run.started", "attempt": 1, "input": f"ann/{sent.input}"}))
+    for number in range(10):
+        text = "".join(f"Page {number}.{line} {'of **words** ' * 10}\n\n" for line in range(700))
+        await ann.log.wire.publish(where, encode({"type": "text.delta", "part": "1", "text": text}))
+    async with console(session.id, "eve") as one:
+        text = one.page.locator("article.card .part.text")
+        await text.get_by_text("Page 9.699").wait_for()
+        assert await text.locator("*").count() < 20_000
+        assert await text.get_by_text("Page 0.0 ").count() == 0
+        await ann.log.wire.publish(where, encode({"type": "text.delta", "part": "1", "text": "The end."}))
+        await text.get_by_text("The end.").wait_for()
+        await text.get_by_role("button", name="characters before").click()
+        await text.get_by_text("Page 0.0 ").wait_for()
+        await ann.log.wire.publish(where, encode({"type": "text.delta", "part": "1", "text": " Really."}))
+        await text.get_by_text("The end. Really.").wait_for()
+
+
 async def test_a_person_takes_over_and_hands_back(console: Any, programs: Any, ann: Broker, fresh: Any) -> None:
     """An agent asks for a person; the person accepts, writes to the customer, whispers, and gives the floor back."""
     session = ann.session(fresh("floor"))

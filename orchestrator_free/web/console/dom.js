@@ -83,7 +83,7 @@ export function hue(name) {
 }
 
 export function avatar(name, kind = "person") {
-  const letters = name.replace(/[^\p{L}\p{N}]+/gu, " ").trim().split(" ").map((word) => [...word][0]).slice(0, 2).join("");
+  const letters = name.replace(/[^\p{L}\p{N}]+/gu, " ").trim().split(" ").map((word) => (/^\d+$/.test(word) ? word.slice(-2) : [...word][0])).slice(0, 2).join("");
   return h(`span.avatar.hue${hue(name)}${kind === "agent" ? ".is-agent" : ""}`, { "aria-hidden": "true" }, (letters || "?").toUpperCase());
 }
 

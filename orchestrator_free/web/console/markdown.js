@@ -12,6 +12,8 @@ const INLINE = new RegExp([
 ].join("|"), "g");
 /** what a block that never ends may grow to before it is split */
 const MOST = 6000;
+/** of a text more than twice as long, so much of its end is shown until somebody asks for all of it */
+const LONG = 60_000;
 
 /** The nodes of a line of text. */
 export function inline(text) {
@@ -86,11 +88,13 @@ function boundary(text, from) {
   return text.length - start > MOST ? Math.max(text.lastIndexOf(" "), start + MOST) : -1;
 }
 
-/** A text that grows: what is finished stays as it is, only its last block is made anew. */
+/** A text that grows: what is finished stays as it is, only its last block is made anew; of a long one its end is shown. */
 export class Growing {
   #seen = 0;
   #text = "";
   #tail = [];
+  #start = 0;
+  #whole = false;
 
   constructor(element) {
     this.element = element;
@@ -98,9 +102,10 @@ export class Growing {
 
   update(text) {
     if (text === this.#text) return;
-    if (!text.startsWith(this.#text)) {
-      this.element.textContent = "";
-      [this.#seen, this.#tail] = [0, []];
+    const start = this.#from(text);
+    if (start !== this.#start || !text.startsWith(this.#text)) {
+      this.element.replaceChildren(...(start ? [this.#before(start)] : []));
+      [this.#start, this.#seen, this.#tail] = [start, start, []];
     }
     this.#text = text;
     for (const node of this.#tail) node.remove();
@@ -111,5 +116,23 @@ export class Growing {
     const rest = text.slice(this.#seen);
     this.#tail = rest.trim() ? block(rest) : [];
     this.element.append(...this.#tail);
+  }
+
+  /** Where what is shown begins: it stays there while the text grows, until that is too much again. */
+  #from(text) {
+    const start = text.startsWith(this.#text) ? this.#start : 0;
+    if (this.#whole || text.length - start <= 2 * LONG) return this.#whole ? 0 : start;
+    const blank = text.indexOf("\n\n", text.length - LONG);
+    return blank < 0 ? text.length - LONG : blank + 2;
+  }
+
+  #all() {
+    const text = this.#text;
+    [this.#whole, this.#text] = [true, ""];
+    this.update(text);
+  }
+
+  #before(start) {
+    return h("button.plain.more", { type: "button", onclick: () => this.#all() }, `Show the ${start.toLocaleString()} characters before`);
   }
 }
