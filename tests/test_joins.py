@@ -302,3 +302,18 @@ def test_runs_that_claim_each_other_as_parents_are_all_shown() -> None:
 
     assert count(tree(view)) == 5
     assert [node["run"] for node in tree(view)] == ["r1", "r2", "r3", "r4"]
+
+
+def test_runs_that_claim_to_stand_endlessly_deep_are_shown_on_a_terminal() -> None:
+    """One below the other, deeper than any agent delegates: each is a line, and nothing is nested without bound."""
+    runs = [
+        {"run": f"r{place}", "parent": {"agent": "a", "run": f"r{place - 1}"}, "status": "done", "first": place,
+         "error": f"e{place}", "waiting": None, "stalled": None}
+        for place in range(3000)
+    ]  # fmt: skip
+    view = {"inputs": [], "agents": [{"agent": "a", "runs": runs}], "queue": []}
+    console = Console(width=100, record=True, file=io.StringIO())
+
+    console.print(render_tree(view))
+
+    assert {f"e{place}" for place in range(3000)} <= set(console.export_text().split())

@@ -22,6 +22,8 @@ _TYPE: Final = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+*-]+.*", re.DOTALL)
 _PATH_BYTES: Final = 1024
 _TAG: Final = re.compile(r'(?:W/)?"([^"]*)"|([^",\s]+)')
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+#: what bytes of a path that are no UTF-8 come as: two such paths would be one stream
+_NOT_UTF8: Final = "\ufffd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,10 @@ def path_of(text: str) -> str:
     Raises:
         Refusal: 400, it cannot be one.
     """
-    if not text or len(text.encode()) > _PATH_BYTES or not text.isprintable():
-        raise malformed(f"{text[:80]!r} is no path of a stream: 1 to {_PATH_BYTES} bytes, no control characters")
+    if not text or len(text.encode()) > _PATH_BYTES or not text.isprintable() or _NOT_UTF8 in text:
+        raise malformed(
+            f"{text[:80]!r} is no path of a stream: 1 to {_PATH_BYTES} bytes of UTF-8, no control characters"
+        )
     return text
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from orchestrator_free.fold import View
 from orchestrator_free.subjects import ALL, run_id
+
+#: agents delegate half as deep
+_DEEPEST: Final = 16
 
 
 def tree(view: View) -> list[View]:
@@ -13,7 +16,8 @@ def tree(view: View) -> list[View]:
 
     Returns:
         The runs that no other run asked for, as `{"agent", "run", "status", "error", "waiting", "stalled", "text",
-        "children"}`; what has not begun is `queued`. A run whose parent is not in the view stands at the top.
+        "children"}`; what has not begun is `queued`. A run whose parent is not in the view stands at the top, and so
+        does one whose parents claim to go round in a circle, or deeper than agents delegate.
     """
     asked = {(entry["to"], run_id(entry["from"], entry["input"])): entry for entry in view["inputs"]}
     found: dict[tuple[str, str], tuple[int, Any, View]] = {}
@@ -38,9 +42,9 @@ def _node(agent: str, run: str, status: str, text: str, more: View | None = None
 
 def _nest(found: dict[tuple[str, str], tuple[int, Any, View]]) -> list[View]:
     roots = []
-    for key, (_, parent, node) in sorted(found.items(), key=lambda item: item[1][0]):
+    for _, parent, node in sorted(found.values(), key=lambda item: item[0]):
         above = _key(parent)
-        if above in found and not _is_below(found, above, key):
+        if above in found and _stands(found, above):
             found[above][2]["children"].append(node)
         else:
             roots.append(node)
@@ -51,12 +55,10 @@ def _key(parent: Any) -> tuple[str, str]:
     return (str(parent.get("agent")), str(parent.get("run"))) if isinstance(parent, dict) else ("", "")
 
 
-def _is_below(found: dict[tuple[str, str], tuple[int, Any, View]], key: tuple[str, str], top: tuple[str, str]) -> bool:
-    """Whether a run stands below another by what their parents claim; claims can go round in a circle."""
-    seen: set[tuple[str, str]] = set()
-    while key in found and key not in seen:
-        if key == top:
+def _stands(found: dict[tuple[str, str], tuple[int, Any, View]], key: tuple[str, str]) -> bool:
+    """Whether what parents claim above a run comes to an end: claims can go round in a circle, or on and on."""
+    for _ in range(_DEEPEST):
+        if key not in found:
             return True
-        seen.add(key)
         key = _key(found[key][1])
-    return key == top
+    return False

@@ -233,7 +233,8 @@ class Obedience:
         sent = await self._log.table(session.shard, f"{ROOT}.{session.shard}.{session.id}.{self._agent}.in.>")
         for message in sent:
             event = to_event(message)
-            if event is None or (event.body.get("parent") or {}).get("run") != run:
+            parent = None if event is None else event.body.get("parent")
+            if event is None or not isinstance(parent, dict) or parent.get("run") != run:
                 continue
             child = run_id(self._agent, event.id)
             body = {"type": "cancel", "run": child, "children": True, "reason": f"with run {run}"}

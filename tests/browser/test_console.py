@@ -314,6 +314,28 @@ async def test_hostile_content_is_shown_as_text(
         assert head.headers["content-type"] == "application/octet-stream"
 
 
+async def test_whatever_runs_claim_as_their_parents_all_of_them_can_be_seen(
+    console: Any, ann: Broker, fresh: Any
+) -> None:
+    """Its own parent, each other's, and three thousand one below the other: nothing is hidden, the page stands."""
+    session = ann.session(fresh("kin"))
+    await session.create(agents=["a"])
+
+    async def begin(run: str, parent: str) -> None:
+        where = str(address(session.shard, session.id, "a", "run", id=run))
+        claims = {"attempt": 1, "input": f"a/{run}", "parent": {"agent": "a", "run": parent}}
+        await ann.log.wire.publish(where, encode({"type": "run.started", **claims}))
+        await ann.log.wire.publish(where, encode({"type": "text.delta", "part": "1", "text": f"I am {run}."}))
+
+    for first in range(0, 3000, 500):
+        await asyncio.gather(*(begin(f"deep{number}", f"deep{number - 1}") for number in range(first, first + 500)))
+    for run, parent in (("own", "own"), ("one", "other"), ("other", "one")):
+        await begin(run, parent)
+    async with console(session.id, "eve") as one:
+        for run in ("own", "one", "other", "deep2999"):
+            await one.page.get_by_text(f"I am {run}.").first.wait_for()
+
+
 async def test_the_timeline_shows_the_past_and_comes_back(console: Any, programs: Any, ann: Broker, fresh: Any) -> None:
     """From any position: the beginning has nothing, the middle the first answer only; what is live comes back."""
     session = ann.session(fresh("past"))

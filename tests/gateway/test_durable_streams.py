@@ -130,12 +130,21 @@ async def test_what_is_not_json_is_refused_by_a_stream_of_json(gateway: Any, pat
     assert (await gateway.http.get(path)).json() == [1]
 
 
-@pytest.mark.parametrize("name", ["", "%0a", "a%00b", "x" * 1100])
+@pytest.mark.parametrize("name", ["", "%0a", "a%00b", "x" * 1100, "%ff"])
 async def test_a_path_that_cannot_be_one_is_refused(gateway: Any, name: str) -> None:
-    """Empty, with control characters, or endless."""
+    """Empty, with control characters, endless, or no UTF-8."""
     response = await gateway.http.put(f"/v1/stream/{name}", headers=TEXT)
     assert response.status_code == 400
     assert "no path of a stream" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["%E6%97%A5%E6%9C%AC", "a%20b", "x:y@z", "50%25"])
+async def test_where_a_stream_was_made_leads_to_it(gateway: Any, path: str, name: str) -> None:
+    """Names of any script, with spaces and signs: `Location` is an address that a client can follow."""
+    made = await gateway.http.put(f"{path}-{name}", headers=TEXT, content=b"here")
+
+    assert made.status_code == 201
+    assert (await gateway.http.get(made.headers["location"])).text == "here"
 
 
 async def test_subscriptions_are_not_served_and_say_so(gateway: Any) -> None:

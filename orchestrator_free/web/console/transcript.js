@@ -111,8 +111,8 @@ export class Transcript {
     const runs = [...fold.runs.values()].sort((one, other) => one.first - other.first);
     const children = new Map();
     for (const run of runs) {
-      const parent = run.parent && `${run.parent.agent} ${run.parent.run}`;
-      if (parent && fold.runs.has(parent)) push(children, parent, run);
+      const parent = above(fold, run);
+      if (parent) push(children, `${parent.agent} ${parent.run}`, run);
     }
     show(this.empty, !inputs.length && !runs.length);
     if (this.mode === "columns") this.#layColumns(inputs, runs);
@@ -246,6 +246,18 @@ export class Transcript {
   }
 }
 
+/** agents delegate half as deep */
+const DEEPEST = 16;
+
+/** The run that a run stands below, if what parents claim comes to an end: it can go round in a circle, or on and on. */
+function above(fold, run) {
+  const parent = (one) => one.parent && fold.runs.get(`${one.parent.agent} ${one.parent.run}`);
+  const found = parent(run);
+  let deep = 0;
+  for (let one = found; one; one = parent(one)) if (++deep > DEEPEST) return null;
+  return found;
+}
+
 /** Inputs (one for each of what was said, whoever it went to) with the runs that answer them. */
 export function turnsOf(fold, inputs, runs) {
   const turns = new Map();
@@ -257,7 +269,7 @@ export function turnsOf(fold, inputs, runs) {
     else turns.set(key, { key, input: { ...entry, targets: [entry.to] }, runs: [], waits: [] });
   }
   for (const run of runs) {
-    if (run.parent && fold.runs.has(`${run.parent.agent} ${run.parent.run}`)) continue;
+    if (above(fold, run)) continue;
     const turn = turns.get(run.input);
     if (turn) turn.runs.push(run);
     else turns.set(`run ${run.agent} ${run.run}`, { key: `run ${run.agent} ${run.run}`, input: null, runs: [run], waits: [] });

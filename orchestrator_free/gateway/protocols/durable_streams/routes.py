@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -124,7 +125,8 @@ class DurableStreamRoutes(Resource):
         stream, new = await self.streams.create(path, wanted, await self._body(request))
         headers = _about(stream)
         if new:
-            headers["location"] = str(request.url.replace(query="", fragment=""))
+            where = quote(request.url.path, safe="/:@!$&'()*+,;=")
+            headers["location"] = str(request.url.replace(path=where, query="", fragment=""))
         return Response(None, 201 if new else 200, headers)
 
     async def append(self, request: Request, path: str) -> Response:
