@@ -128,18 +128,21 @@ def notifier(name: Name = "notify", tenant: Of = MAIN, folder: In = Path(), as_j
 
 
 @broker_app.command("door")
+@audited("broker door", "name", "tenant")
 def door(name: Name = "synadia", tenant: Of = MAIN, folder: In = Path(), as_json: AsJson = False) -> None:
     """Add a front door for callers of the Synadia Agent Protocol, and print how its process connects."""
     run(_added(folder, tenant, name, "door", as_json=as_json))
 
 
 @broker_app.command("caller")
+@audited("broker caller", "name", "tenant")
 def caller(name: Name, tenant: Of = MAIN, folder: In = Path(), as_json: AsJson = False) -> None:
     """Add somebody who calls through the front door, in an account of its own, and print address and key."""
     run(_added(folder, tenant, name, "caller", as_json=as_json))
 
 
 @broker_app.command("guest")
+@audited("broker guest", "name", "tenant")
 def guest(name: Name, tenant: Of = MAIN, folder: In = Path(), as_json: AsJson = False) -> None:
     """Add the member that an agent of the Synadia Agent Protocol is in sessions, and print how to connect."""
     run(_added(folder, tenant, name, "guest", as_json=as_json))

@@ -45,7 +45,8 @@ CALLS = {
     "broker init": "broker init b --durability interval", "broker agent": "broker agent greeter --sessions a -d b",
     "broker service": "broker service billing -d b", "broker observer": "broker observer eye -d b",
     "broker notifier": "broker notifier -d b", "broker operator": "broker operator olga -d b",
-    "broker gateway": "broker gateway second -d b", "broker tenant": "broker tenant acme -d b",
+    "broker door": "broker door -d b", "broker caller": "broker caller cora -d b",
+    "broker guest": "broker guest gus -d b", "broker gateway": "broker gateway second -d b", "broker tenant": "broker tenant acme -d b",
     "broker rotate": "broker rotate greeter -d b", "broker remove": "broker remove billing -d b",
     "broker revoke": "broker revoke greeter -d b",
 }  # fmt: skip
