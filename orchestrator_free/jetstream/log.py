@@ -215,9 +215,14 @@ class Log:
                 return found
             start = messages[-1].sequence + 1
 
-    async def page(self, shard: int, subject: str, *, after: int, limit: int) -> tuple[list[Message], bool]:
-        """Return at most `limit` messages of a subject or filter after a sequence, and whether there are more."""
-        body = {"seq": after + 1, "batch": limit, "max_bytes": _PAGE_BYTES, "next_by_subj": subject}
+    async def page(
+        self, shard: int, subject: str, *, after: int, limit: int, size: int = _PAGE_BYTES
+    ) -> tuple[list[Message], bool]:
+        """Return messages of a subject or filter after a sequence, and whether there are more.
+
+        At most `limit` of them, and about `size` bytes.
+        """
+        body = {"seq": after + 1, "batch": limit, "max_bytes": size, "next_by_subj": subject}
         messages, status, header = await self._direct(contract.stream_name(shard), body)
         return messages, status == _END_OF_BATCH and field_of(header, b"Nats-Num-Pending") not in ("", "0")
 

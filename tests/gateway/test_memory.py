@@ -35,3 +35,24 @@ async def test_a_session_that_is_dropped_is_gone_at_once(serve: Any, pen: Any, e
             del channel
         await eventually(lambda: gateway.hub.hot(pen.session) is None)
         await eventually(lambda: [type(one()).__name__ for one in kept if one() is not None] == [])
+
+
+async def _unread(gateway: Any, pen: Any, count: int, stack: AsyncExitStack, **query: str) -> list[Any]:
+    """Let clients come that ask for a session and read nothing of it; return them as their channel has them."""
+    for _ in range(count):
+        feed = await stack.enter_async_context(gateway.feed(pen.session, buffer=4096, **query))
+        feed.reading.clear()
+    found: list[Any] = gateway.hub.hot(pen.session)._clients
+    return list(found)
+
+
+async def test_clients_that_read_nothing_share_what_they_were_sent(serve: Any, pen: Any, eventually: Any) -> None:
+    """Of a session of megabytes each holds one piece at most, and it is the same object for all of them."""
+    pen_bytes = 40 * len(WORD)
+    await pen.create("ada")
+    await pen.start("ada")
+    for number in range(40):
+        await pen.say("ada", f"{number} {WORD}")
+    async with serve(limits=TIGHT) as gateway, gateway.feed(pen.session) as good, AsyncExitStack() as stack:
+        await eventually(lambda: len(good.events) == len(pen.sequences))
+        gc.collect()

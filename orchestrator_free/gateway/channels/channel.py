@@ -20,9 +20,10 @@ from orchestrator_free.fold import Fold
 from orchestrator_free.gateway.channels.attendance import Attendance
 from orchestrator_free.gateway.channels.client import Client
 from orchestrator_free.gateway.channels.firsts import Firsts
-from orchestrator_free.gateway.channels.frames import HEARTBEAT, Frame, Selection, control, snapshot_frame
+from orchestrator_free.gateway.channels.frames import HEARTBEAT, Frame, Selection, control
 from orchestrator_free.gateway.channels.history import History
 from orchestrator_free.gateway.channels.lens import Lenses, seen
+from orchestrator_free.gateway.channels.pieces import Piece, Pieces
 from orchestrator_free.gateway.channels.snapshot import Snapshots
 from orchestrator_free.gateway.channels.tail import Tail
 from orchestrator_free.gateway.connections.transport import Broadcast, Feed
@@ -35,10 +36,11 @@ from orchestrator_free.subjects import Position, session_filter
 
 _log = structlog.get_logger("orchestrator_free.gateway")
 
-#: catch-up is written in pieces of about this size, so that a slow client is noticed
-_PIECE: Final = 192 * 1024
 #: kinds of entity after which nothing may be open or waiting any more
 _MAY_END: Final = frozenset({"run", "meta", "ctl", "outcome"})
+#: of the log is read more at a time the longer a client takes it without a pause
+_FIRST_PAGE_BYTES: Final = 128 * 1024
+_PAGE_BYTES: Final = 1024 * 1024
 _REACH_SECONDS: Final = 10.0
 _AGAIN_SECONDS: Final = 0.5
 
@@ -80,16 +82,14 @@ class Channel:
         self.tail, self.closed = Tail(settings.tail_bytes), False
         self.idle_since: float | None = asyncio.get_running_loop().time()
         self._log, self._settings = log, settings
-        self._on_lost = on_lost
-        self.attendance = attendance
+        self._on_lost, self.attendance = on_lost, attendance
         self._history = History(log, self.reader)
         self._fresh: list[Frame] = []
         self._groups: dict[Selection, Broadcast] = {}
         self._clients: set[Client] = set()
-        self._listeners: set[Callable[[], object]] = set()
         self._behind: set[Client] = set()
-        self._piece: tuple[tuple[int, int, Selection], tuple[bytes, int, int]] | None = None
-        self._snapshots, self.lenses = Snapshots(objects), Lenses(log, objects)
+        self._listeners: set[Callable[[], object]] = set()
+        self._pieces, self._snapshots, self.lenses = Pieces(self.tail), Snapshots(objects), Lenses(log, objects)
 
     @property
     def position(self) -> Position:
@@ -181,7 +181,7 @@ class Channel:
             if chosen and len(group):
                 data = selection.encode(chosen)
                 skipped = group.write(data)
-                self._count(data, len(chosen), len(group) - len(skipped))
+                self._count(len(data), len(chosen), len(group) - len(skipped))
                 for feed in skipped:
                     self._fall_behind(feed, frames[0].sequence - 1)
         self._tell_listeners()
@@ -193,9 +193,9 @@ class Channel:
         elif any(frame.address.kind in _MAY_END for frame in frames):
             self._release_idle()
 
-    def _count(self, data: bytes, events: int, clients: int) -> None:
+    def _count(self, size: int, events: int, clients: int) -> None:
         self.metrics.events_delivered.inc(events * clients)
-        self.metrics.bytes_delivered.inc(len(data) * clients)
+        self.metrics.bytes_delivered.inc(size * clients)
 
     def _fall_behind(self, feed: Feed, cursor: int) -> None:
         client = feed.handler
@@ -252,6 +252,11 @@ class Channel:
         position = self.position
         return position, await self._snapshots.take(self.fold, position)
 
+    async def beginning(self, selection: Selection) -> tuple[Position, bytes]:
+        """Return where a client can begin, and the framed snapshot that brings it there; raises BrokerError."""
+        position, view = await (await seen(self, selection.sees)).snapshot()
+        return position, self._pieces.snapshot(position, view, selection)
+
     def attach(self, client: Client, feed: Feed, after: int) -> None:
         """Let a client read from a sequence on and then live."""
         if self.closed:
@@ -276,13 +281,14 @@ class Channel:
         reset = control("reset", {"reason": lost.reason, "detail": str(lost)}, form=form)
         self.metrics.resumes.labels("reset").inc()
         try:
-            position, view = await (await seen(self, client.selection.sees)).snapshot()
+            position, snapshot = await self.beginning(client.selection)
         except BrokerError:
             feed.send(reset)
             feed.cut()
             return
         if not feed.closed:
-            feed.send(reset + snapshot_frame(position, view, form=form))
+            feed.send(reset)
+            feed.send_framed(snapshot)
             self.attach(client, feed, position.sequence)
 
     def pump(self, client: Client) -> None:
@@ -293,20 +299,24 @@ class Channel:
                 if client.reading is None:
                     client.reading = asyncio.create_task(self._read_log(client, feed), name=f"log {self.session}")
                 return
-            data, cursor, events = self._from(client.cursor, client.selection)
-            if cursor == client.cursor:
+            piece = self._pieces.after(client.cursor, self.reader.sequence, client.selection)
+            if piece.end == client.cursor:
                 self._caught_up(client, feed)
                 return
-            client.cursor = cursor
-            if data:
-                self._count(data, events, 1)
-                feed.send(data)
+            self._write(client, feed, piece)
+
+    def _write(self, client: Client, feed: Feed, piece: Piece) -> None:
+        client.cursor = piece.end
+        self._count(len(piece.framed), piece.events, 1)
+        feed.send_framed(piece.framed)
 
     async def _read_log(self, client: Client, feed: Feed) -> None:
         """Write pages of the log until the memory can go on, or the client's buffer is full."""
+        size = _FIRST_PAGE_BYTES
         try:
             while feed.writable and not self.closed and not self.tail.holds(client.cursor):
-                await self._write_page(client, feed)
+                await self._write_page(client, feed, size)
+                size = min(2 * size, _PAGE_BYTES)
         except PositionLost as lost:
             self.leave(client, feed)
             await self.restart(client, lost)
@@ -318,28 +328,17 @@ class Channel:
         if client.cursor >= 0:
             client.channel.pump(client)
 
-    async def _write_page(self, client: Client, feed: Feed) -> None:
+    async def _write_page(self, client: Client, feed: Feed, size: int) -> None:
         try:
-            frames, client.cursor = await self._history.page(client.cursor)
+            frames, end = await self._history.page(client.cursor, size)
         except BrokerError as error:
             _log.warning("cannot read the log, trying again", session=self.session, error=str(error))
             await asyncio.sleep(_AGAIN_SECONDS)
             return
-        chosen = client.selection.choose(frames)
-        data = client.selection.encode(chosen)
-        self._count(data, len(chosen), 1)
-        feed.send(data)
-
-    def _from(self, cursor: int, selection: Selection) -> tuple[bytes, int, int]:
-        """Return the next piece after a cursor, where it ends, and how many events it has."""
-        key = (cursor, self.reader.sequence, selection)
-        if self._piece is not None and self._piece[0] == key:
-            return self._piece[1]
-        frames = self.tail.after(cursor, _PIECE)
-        chosen = selection.choose(frames)
-        piece = (selection.encode(chosen), frames[-1].sequence if frames else cursor, len(chosen))
-        self._piece = (key, piece)
-        return piece
+        for piece in self._pieces.cut(frames, end, client.selection):
+            if not feed.writable:
+                return  # what is left of the page is read again when the client has room
+            self._write(client, feed, piece)
 
     def _caught_up(self, client: Client, feed: Feed) -> None:
         self.flush()  # to the others: this client has read what is fresh, too
@@ -389,8 +388,9 @@ class Channel:
             for feed in group.write(HEARTBEAT[selection.form]):
                 self._fall_behind(feed, self.reader.sequence)
 
-    def cut_stuck(self) -> None:
-        """Cut the clients that have taken nothing for too long."""
+    def sweep(self) -> None:
+        """Cut the clients that have taken nothing for too long; keep no pieces that nobody waits for."""
+        self._pieces.forget()
         limit = time.monotonic() - self._settings.stuck_seconds
         for client in list(self._behind):
             feed = client.feed

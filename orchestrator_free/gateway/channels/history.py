@@ -13,6 +13,7 @@ from orchestrator_free.reading.reader import Reader
 from orchestrator_free.subjects import session_filter
 
 _PAGE: Final = 512
+_PAGE_BYTES: Final = 1024 * 1024
 #: a replica that lags is asked again after this long
 _AGAIN_SECONDS: Final = 0.05
 
@@ -26,10 +27,12 @@ class History:
         self._log = log
         self._reader = reader
         self._filter = session_filter(reader.shard, reader.session)
-        self._asked: dict[int, asyncio.Task[Page]] = {}
+        self._asked: dict[tuple[int, int], asyncio.Task[Page]] = {}
 
-    async def page(self, after: int) -> Page:
+    async def page(self, after: int, size: int = _PAGE_BYTES) -> Page:
         """Return the next frames after a sequence, and the sequence up to which nothing is missing then.
+
+        About `size` bytes of them.
 
         Never beyond where the reader stands: what comes later is brought live.
 
@@ -37,15 +40,16 @@ class History:
             PositionLost: the log does not reach back that far any more.
             BrokerError: it cannot be read now.
         """
-        task = self._asked.get(after)
+        asked = (after, size)
+        task = self._asked.get(asked)
         if task is None:
-            task = self._asked[after] = asyncio.create_task(self._read(after), name=f"page {self._reader.session}")
-            task.add_done_callback(lambda _: self._asked.pop(after, None))
+            task = self._asked[asked] = asyncio.create_task(self._read(*asked), name=f"page {self._reader.session}")
+            task.add_done_callback(lambda _: self._asked.pop(asked, None))
         return await asyncio.shield(task)
 
-    async def _read(self, after: int) -> Page:
+    async def _read(self, after: int, size: int) -> Page:
         shard, known = self._reader.shard, self._reader.sequence
-        messages, more = await self._log.page(shard, self._filter, after=after, limit=_PAGE)
+        messages, more = await self._log.page(shard, self._filter, after=after, limit=_PAGE, size=size)
         first = await self._log.first(shard, self._filter)
         if after and (first is None or first.sequence > after):
             raise PositionLost("too_old", f"what {self._reader.session!r} held at {after} is gone")

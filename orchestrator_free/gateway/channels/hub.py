@@ -111,7 +111,7 @@ class Hub:
                     channel.close()
                 del self._channels[session]
                 continue
-            channel.cut_stuck()
+            channel.sweep()
             if beat:
                 channel.heartbeat()
 

@@ -52,7 +52,7 @@ class Limits:
             `body_bytes_per_second`.
     """
 
-    buffer_bytes: int = 256 * 1024
+    buffer_bytes: int = 64 * 1024
     overrun_bytes: int = 4 * 1024 * 1024
     kernel_bytes: int = 128 * 1024
     unacked_seconds: float = 12.0
@@ -154,8 +154,9 @@ class Feed(ABC):
         self._put(frame(data) if self.chunked else data)
 
     def send_framed(self, framed: bytes) -> None:
-        """Write what `frame` made, the same object for any number of clients."""
-        self._put(framed if self.chunked else unframe(framed))
+        """Write what `frame` made, the same object for any number of clients; nothing is not written."""
+        if framed:
+            self._put(framed if self.chunked else unframe(framed))
 
     @abstractmethod
     def finish(self) -> None:
@@ -265,7 +266,7 @@ class FeedConnection(Feed, asyncio.Protocol):
         head, self.head = self.head, b""
         self.write = self.transport.write
         if head or data:
-            self.transport.write(head + data)
+            self.transport.writelines([head, data])  # not joined: many have the same data in their buffers
 
     @property
     def buffered(self) -> int:

@@ -12,9 +12,8 @@ from orchestrator_free.gateway.access.caller import caller, enter, speaker
 from orchestrator_free.gateway.channels.attendance import visit_of
 from orchestrator_free.gateway.channels.channel import Channel
 from orchestrator_free.gateway.channels.client import Client
-from orchestrator_free.gateway.channels.frames import Format, Selection, control, snapshot_frame
+from orchestrator_free.gateway.channels.frames import Format, Selection, control
 from orchestrator_free.gateway.channels.hub import Hub
-from orchestrator_free.gateway.channels.lens import seen
 from orchestrator_free.gateway.connections.fallback import FeedResponse
 from orchestrator_free.gateway.connections.transport import Feed, Head
 from orchestrator_free.subjects import Position
@@ -57,11 +56,12 @@ async def prepare(request: HTTPConnection, hub: Hub, form: Format) -> tuple[Clie
     channel = await hub.channel(session)
     if until_idle and hub.broker.log.wire.connected.is_set():
         await channel.reach()  # an input that was just sent elsewhere is no rest
-    start, begin = await _beginning(channel, after, selection, hub, snapshot=snapshot)
+    start, reset, begin = await _beginning(channel, after, selection, hub, snapshot=snapshot)
     client = Client(channel, selection, visit, until_idle=until_idle)
 
     def opened(feed: Feed) -> None:
-        feed.send((_RETRY if form == "sse" else b"") + begin)
+        feed.send((_RETRY if form == "sse" else b"") + reset)
+        feed.send_framed(begin)
         channel.attach(client, feed, start)
 
     return client, opened
@@ -80,9 +80,9 @@ def _flag(name: str, value: str | None, expected: str) -> bool:
 
 async def _beginning(
     channel: Channel, after: Position | None, selection: Selection, hub: Hub, *, snapshot: bool
-) -> tuple[int, bytes]:
-    """Return the sequence from which the channel serves the client, and the bytes that bring it there."""
-    begin = b""
+) -> tuple[int, bytes, bytes]:
+    """Return the sequence from which the channel serves the client, and what brings it there: reset, snapshot."""
+    reset = b""
     if after is not None:
         try:
             if after.epoch == channel.reader.epoch:
@@ -90,12 +90,12 @@ async def _beginning(
             channel.check(after)
         except PositionLost as lost:
             hub.metrics.resumes.labels("reset").inc()
-            begin = control("reset", {"reason": lost.reason, "detail": str(lost)}, form=selection.form)
+            reset = control("reset", {"reason": lost.reason, "detail": str(lost)}, form=selection.form)
     elif snapshot:
         hub.metrics.resumes.labels("snapshot").inc()
-    if begin or (snapshot and after is None):
-        position, view = await (await seen(channel, selection.sees)).snapshot()
-        return position.sequence, begin + snapshot_frame(position, view, form=selection.form)
+    if reset or (snapshot and after is None):
+        position, begin = await channel.beginning(selection)
+        return position.sequence, reset, begin
     start = after.sequence if after is not None else 0
     hub.metrics.resumes.labels("hot" if channel.tail.holds(start) else "log").inc()
-    return start, b""
+    return start, b"", b""
