@@ -403,6 +403,105 @@ async def test_the_last_event_before_silence_is_found_though_its_live_copy_was_l
     assert (received.sequences, received.lost) == (written, [])
 
 
+# -- what idle sessions cost ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Turns:
+    """Counts a reader's turns and its comparisons with the log; while `busy`, something is stored before each turn."""
+
+    broker: Broker
+    busy: bool = True
+    turns: int = 0
+    compared: list[int] = field(default_factory=list)
+
+    def turning(self, same_log: Any) -> Any:
+        async def turn(within_seconds: float) -> None:
+            self.turns += 1
+            if self.busy:
+                await put(self.broker, "somebody-else", "run", delta("."))
+                await self.broker.log.info(0)
+            await same_log(within_seconds)
+
+        return turn
+
+    def comparing(self, barrier: Any) -> Any:
+        async def compare() -> int:
+            if self.turns:
+                self.compared.append(self.turns)
+            found: int = await barrier()
+            return found
+
+        return compare
+
+    @property
+    def wrap(self) -> dict[str, Any]:
+        return {"_same_log": self.turning, "_barrier": self.comparing}
+
+
+async def test_an_idle_session_is_compared_with_the_log_ever_less_often(
+    ann: Broker, fresh: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At two turns, then after 2, 4 and 5 of them; from the beginning again when somebody looks or something happens."""
+
+    monkeypatch.setattr(reading, "CHECK_SECONDS", 0.05)
+    name, seen = fresh("idle"), Turns(ann)
+    await put(ann, name, "in", {"type": "input"})
+    async with reading_from(ann, name, **seen.wrap) as received:
+        await eventually(lambda: seen.turns >= 19)
+        assert [turn for turn in seen.compared if turn < 19] == [1, 2, 4, 8, 13, 18]
+        for again in (received.reader.wake, lambda: put(ann, name, "run", delta("a"))):
+            await eventually(lambda: len(seen.compared) > 2 and seen.compared[-1] - seen.compared[-2] == 5)
+            begun = seen.turns
+            if (done := again()) is not None:
+                await done
+            await eventually(lambda: seen.turns >= begun + 3)
+            assert len([turn for turn in seen.compared if turn > begun]) >= 2
+
+
+async def test_nothing_is_compared_while_nothing_is_stored(
+    ann: Broker, fresh: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the stream, one request for all its sessions, says so; a loss is found at the turn after it."""
+
+    monkeypatch.setattr(reading, "CHECK_SECONDS", 0.05)
+    name, seen = fresh("quiet"), Turns(ann, busy=False)
+    await put(ann, name, "in", {"type": "input"}, id="i0")
+    async with reading_from(ann, name, _on_live=losing(1), **seen.wrap) as received:
+        await eventually(lambda: seen.turns >= 20)
+        assert len(seen.compared) == 1
+        written = await put(ann, name, "in", {"type": "input"}, id="i1")
+        begun = seen.turns
+        await eventually(lambda: received.sequences[-1] == written)
+        assert seen.turns <= begun + 3
+        assert received.lost == []
+
+
+async def test_a_loss_in_a_session_that_was_idle_for_long_is_noticed_within_five_turns(
+    ann: Broker, fresh: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And then the others of the shard compare at their next turn: they may lack something, too."""
+
+    monkeypatch.setattr(reading, "CHECK_SECONDS", 0.05)
+    name, other = fresh("idle"), fresh("other")
+    seen, beside = Turns(ann), Turns(ann)
+    for one in (name, other):
+        await put(ann, one, "in", {"type": "input"}, id="i0")
+    async with (
+        reading_from(ann, name, _on_live=losing(1), **seen.wrap) as received,
+        reading_from(ann, other, **beside.wrap),
+    ):
+        await eventually(lambda: seen.turns >= 19 and beside.turns >= 19)
+        await eventually(lambda: seen.compared[-1] == seen.turns)
+        written, begun = await put(ann, name, "in", {"type": "input"}, id="i1"), seen.turns
+        await eventually(lambda: received.sequences[-1] == written)
+        assert seen.turns <= begun + 6
+        begun = beside.turns
+        await eventually(lambda: beside.turns >= begun + 3)
+        assert len([turn for turn in beside.compared if turn >= begun]) >= 2
+        assert received.lost == []
+
+
 async def test_an_event_that_was_missed_while_later_ones_were_handed_on_is_a_reset(
     ann: Broker, fresh: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -43,6 +44,7 @@ class Log:
 
     Attributes:
         shards: number of streams the sessions are spread over.
+        losses: how often a reader of each shard found that a live copy had not reached it.
         on_new_leader: called with a shard each time its stream has another leader, before that one publishes copies.
     """
 
@@ -52,7 +54,9 @@ class Log:
         self.on_new_leader: list[Callable[[int], None]] = [lambda shard: wire.ask_again(contract.stream_name(shard))]
         self._heard: set[int] = set()
         self.streams = Streams(wire)
+        self.losses: Counter[int] = Counter()
         self._epochs: dict[int, str] = {}
+        self._ends: dict[int, int] = {}
         self._epochs_read: dict[int, float] = {}
         self._clock_ahead = timedelta()
         self._clock_read = -math.inf
@@ -73,6 +77,10 @@ class Log:
         if asyncio.get_running_loop().time() - self._epochs_read.get(shard, -math.inf) > seconds:
             await self.info(shard)
         return self._epochs[shard]
+
+    def end(self, shard: int) -> int:
+        """Return the last sequence of a shard's stream, as the leader had it when the epoch was last asked for."""
+        return self._ends[shard]
 
     async def ensure(self, settings: contract.StreamSettings | None = None) -> None:
         """Create the streams that are missing; check those that are there.
@@ -110,6 +118,7 @@ class Log:
         if not subjects:
             info = await self.wire.api(name)
             self._epochs[shard] = epoch_of(stream, info["created"])
+            self._ends[shard] = info["state"]["last_seq"]
             self._epochs_read[shard] = asyncio.get_running_loop().time()
             return info
         found: dict[str, int] = {}

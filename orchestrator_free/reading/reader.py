@@ -18,16 +18,19 @@ import structlog
 from orchestrator_free.errors import BrokerError, BrokerTimeout, PermissionDenied, PositionLost
 from orchestrator_free.jetstream import Log, Message
 from orchestrator_free.jetstream.messages import live_message
-from orchestrator_free.reading.entries import Entry, is_whole, read_under, to_event
+from orchestrator_free.reading.entries import Entry, to_event
+from orchestrator_free.reading.pace import Pace
+from orchestrator_free.reading.table import with_deltas
 from orchestrator_free.subjects import LIVE, Position, session_filter
 
 _log = structlog.get_logger("orchestrator_free.reader")
 
-#: an idle session is compared with the leader this often
+#: a turn of `Pace`: a session is compared with the leader this often, one that is idle for long every fifth time
 CHECK_SECONDS: Final = 5.0
+#: a live copy may take so long behind its event
+_ON_ITS_WAY_SECONDS: Final = 0.1
 #: what the live tail may hold while the log is being read; beyond it the log is read again
 _HELD: Final = 20_000
-_AT_ONCE: Final = 8
 _PAGE: Final = 4096
 _CAUGHT_UP_SECONDS: Final = 20.0
 
@@ -36,10 +39,6 @@ Sink = Callable[[list[Entry]], None]
 
 async def _always() -> None:
     """There is room."""
-
-
-def _nobody(_: object) -> None:
-    """A sink that is gone."""
 
 
 class Reader:
@@ -87,6 +86,9 @@ class Reader:
         self._disorder = False
         self._stale = False
         self._verified = 0
+        self._pace = Pace()
+        self._compared = -1
+        self._losses = 0
         self._base = 0
         self._task: asyncio.Task[None] | None = None
         self._doubt = asyncio.Event()
@@ -159,23 +161,11 @@ class Reader:
             return
         barrier = await self._barrier()
         table = await self._until(barrier, lambda: self._log.table(self.shard, self._filter))
-        self._splice(await self._with_deltas(table), table[-1].sequence if table else 0)
+        self._splice(await with_deltas(self._log, self.shard, table), table[-1].sequence if table else 0)
 
     async def _barrier(self) -> int:
         """Return the session's last sequence as the leader has it."""
         return last.sequence if (last := await self._log.last(self.shard, self._filter)) else 0
-
-    async def _with_deltas(self, table: list[Message]) -> list[Message]:
-        """Add the deltas of what is not whole yet, a few requests at a time."""
-        found = [message for message in table if is_whole(message)]
-        partial = {read_under(message): message.sequence for message in table if not is_whole(message)}
-        for start in range(0, len(partial), _AT_ONCE):
-            some = list(partial.items())[start : start + _AT_ONCE]
-            # Another replica may answer than the one that gave the table, and be behind it.
-            reads = (self._log.read(self.shard, subject, reach=reach) for subject, reach in some)
-            for messages in await asyncio.gather(*reads):
-                found += messages
-        return found
 
     async def _until(self, barrier: int, read: Callable[[], Awaitable[list[Message]]]) -> list[Message]:
         """Repeat a read until it has reached the barrier: a replica may lag behind the leader."""
@@ -265,7 +255,7 @@ class Reader:
                 continue
             if message.previous > known:
                 self._disorder = self._disorder or message.previous <= self.sequence
-                self._hold()
+                self._missed()
             if self._held is not None:
                 self._held[message.sequence] = message
                 continue
@@ -285,6 +275,7 @@ class Reader:
             else:
                 entries.append(Entry(message, event))
         if entries:
+            self.wake()
             self._sink(entries)
 
     def _hold(self) -> None:
@@ -308,14 +299,18 @@ class Reader:
 
     # -- watching -----------------------------------------------------------------------------------------------
 
+    def wake(self) -> None:
+        """Somebody looks or something happens: compare with the log at the next turn, and often from now on."""
+        self._pace.wake()
+
     async def _watch(self) -> None:
-        """Repair after doubt; compare with the log every few seconds."""
+        """Repair after doubt; look every few seconds whether to compare with the log."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CHECK_SECONDS):
                     await self._doubt.wait()
             try:
-                await (self._repair() if self._doubt.is_set() else self._check())
+                await (self._repair() if self._doubt.is_set() else self._look())
             except PositionLost as lost:
                 self._on_reset(lost)
                 return
@@ -326,6 +321,7 @@ class Reader:
 
     async def _repair(self) -> None:
         """Read the log again from where the reader stands."""
+        self.wake()
         self._doubt.clear()
         if self._disorder:
             raise self._out_of_order()
@@ -340,13 +336,38 @@ class Reader:
         if await self._log.epoch_within(self.shard, within_seconds) != self.epoch:
             raise PositionLost("recreated", f"the log of {self.session!r} was made anew")
 
-    async def _check(self) -> None:
-        """Compare with the log: the stream, the end of an idle session, what was handed on."""
+    async def _look(self) -> None:
+        """Compare with the log: the stream at every turn; the session at its turns, if anything was stored since.
+
+        A reader of the shard that missed something makes it everybody's turn.
+        """
         await self._same_log(CHECK_SECONDS / 2)
+        losses, end = self._log.losses[self.shard], self._log.end(self.shard)
+        if losses != self._losses or self._stale:
+            self._losses = losses
+            self.wake()
+        if self._pace.turn() and (end != self._compared or self._stale):
+            await self._check(end)
+
+    async def _check(self, end: int) -> None:
+        """Compare the end of the session, when that of the stream is given, and what was handed on."""
+        self._pace.compared()
         stale, self._stale = self._stale, False
-        if stale or await self._barrier() > self.sequence:
+        last = await self._barrier()
+        if last > self.sequence:
+            await asyncio.sleep(_ON_ITS_WAY_SECONDS)
+        if last > self.sequence:
+            self._missed()
+        elif stale:
             self._hold()
         await self._verify()
+        if self._verified == self.sequence:
+            self._compared = end
+
+    def _missed(self) -> None:
+        """A live copy did not come: others of the shard may lack some, too."""
+        self._log.losses[self.shard] += 1
+        self._hold()
 
     async def _verify(self) -> None:
         """Make sure that nothing before the place where the reader stands was lost without a trace.
@@ -367,7 +388,7 @@ class Reader:
 
         Whoever it handed on to is let go: reader and owner refer to one another, and would wait for the collector.
         """
-        self._sink, self._on_reset, self._room = _nobody, _nobody, _always
+        self._sink, self._on_reset, self._room = lambda _: None, lambda _: None, _always
         self._unsubscribe()
         if self._hold in self._log.wire.on_reconnect:
             self._log.wire.on_disconnect.remove(self._on_disconnect)

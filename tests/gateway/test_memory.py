@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import re
+import socket
 import weakref
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from orchestrator_free.gateway.settings import GatewaySettings
+from tests.gateway.test_resume import gateway_process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
 
 @pytest.fixture
@@ -37,22 +44,54 @@ async def test_a_session_that_is_dropped_is_gone_at_once(serve: Any, pen: Any, e
         await eventually(lambda: [type(one()).__name__ for one in kept if one() is not None] == [])
 
 
-async def _unread(gateway: Any, pen: Any, count: int, stack: AsyncExitStack, **query: str) -> list[Any]:
-    """Let clients come that ask for a session and read nothing of it; return them as their channel has them."""
-    for _ in range(count):
-        feed = await stack.enter_async_context(gateway.feed(pen.session, buffer=4096, **query))
-        feed.reading.clear()
-    found: list[Any] = gateway.hub.hot(pen.session)._clients
-    return list(found)
+def resident_kib(pid: int) -> int:
+    """Return what a process holds in memory."""
+    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1])
 
 
-async def test_clients_that_read_nothing_share_what_they_were_sent(serve: Any, pen: Any, eventually: Any) -> None:
-    """Of a session of megabytes each holds one piece at most, and it is the same object for all of them."""
-    pen_bytes = 40 * len(WORD)
+@asynccontextmanager
+async def not_reading(port: int, target: str, count: int) -> AsyncIterator[None]:
+    """Clients that ask for a feed and read nothing of it."""
+    loop, clients = asyncio.get_running_loop(), []
+    try:
+        for _ in range(count):
+            client = socket.socket()
+            clients.append(client)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            await loop.sock_connect(client, ("127.0.0.1", port))
+            await loop.sock_sendall(client, f"GET {target} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+        yield
+    finally:
+        for client in clients:
+            client.close()
+
+
+@pytest.mark.parametrize("query", ["", "snapshot=1"])
+async def test_clients_that_read_nothing_share_what_they_are_sent(
+    programs: Any, tmp_path: Path, broker_url: str, pen: Any, eventually: Any, query: str
+) -> None:
+    """Of a session of 4 MB: 200 hold no copy each, neither of what is caught up with nor of the snapshot."""
     await pen.create("ada")
     await pen.start("ada")
-    for number in range(40):
-        await pen.say("ada", f"{number} {WORD}")
-    async with serve(limits=TIGHT) as gateway, gateway.feed(pen.session) as good, AsyncExitStack() as stack:
-        await eventually(lambda: len(good.events) == len(pen.sequences))
-        gc.collect()
+    for number in range(80):
+        await pen.say("ada", f"{number} {'x' * 50_000}")
+    target = f"/sessions/{pen.session}/events?presence=0&{query}"
+
+    async with gateway_process(programs, tmp_path, broker_url) as gateway:
+
+        async def clients(count: int) -> bool:
+            async with httpx.AsyncClient() as http:
+                text = (await http.get(f"http://127.0.0.1:{gateway.port}/metrics")).text
+            return f"orchestrator_free_gateway_clients {count}.0" in text
+
+        async with not_reading(gateway.port, target, 20):
+            await eventually(lambda: clients(20))
+            before = resident_kib(gateway.pid)
+            async with not_reading(gateway.port, target, 200):
+                await eventually(lambda: clients(220))
+                each = (resident_kib(gateway.pid) - before) / 200
+
+    assert each < 40

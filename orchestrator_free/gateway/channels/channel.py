@@ -263,10 +263,9 @@ class Channel:
             feed.cut()  # since the client asked; it comes again and finds another channel, or none
             return
         self.flush()
+        self.reader.wake()
         self.idle_since = None
-        client.channel = self
-        client.feed = feed
-        client.cursor = after
+        client.channel, client.feed, client.cursor = self, feed, after
         self._clients.add(client)
         self._behind.add(client)
         self.metrics.clients.inc()
