@@ -66,7 +66,8 @@ def rss_kib(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_KIB
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
+    """Return what a process has used of the processor; 0 once it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -101,7 +102,7 @@ class Cores:
         self._used = self._sum()
 
     def _sum(self) -> dict[str, float]:
-        return {name: sum(map(_cpu_seconds, some)) for name, some in self._pids.items()}
+        return {name: sum(map(cpu_seconds, some)) for name, some in self._pids.items()}
 
     def read(self) -> dict[str, float]:
         """Return cores used since the start by name; `foreign` is what others used."""

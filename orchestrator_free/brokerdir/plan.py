@@ -173,7 +173,7 @@ def check_user(name: str, role: str, sessions: tuple[str, ...]) -> None:
     if role not in contract.ROLES:
         raise InvalidInput(f"user {name!r}: no role {role!r}; there are {', '.join(contract.ROLES)}")
     try:
-        contract.permissions(role, name, sessions=sessions)
+        contract.check_role(role, name, sessions)
     except InvalidInput as error:
         raise InvalidInput(f"user {name!r}: {error}") from None
 

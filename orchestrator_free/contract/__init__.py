@@ -45,6 +45,7 @@ from orchestrator_free.contract.roles import (
     ROLES,
     TIMED_KINDS,
     Role,
+    check_role,
     permissions,
 )
 from orchestrator_free.contract.streams import (
@@ -107,6 +108,7 @@ __all__ = (
     "caller_account",
     "caller_exports",
     "caller_imports",
+    "check_role",
     "control_consumer",
     "control_consumer_name",
     "core_account",

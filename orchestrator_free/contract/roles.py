@@ -280,11 +280,8 @@ def permissions(role: str, member: str, *, shards: int = 1, sessions: Iterable[s
         InvalidName: the name, or that of a session, cannot be one.
         InvalidInput: the role cannot be narrowed to sessions.
     """
-    if check_name("member", member) == _CALLERS:
-        raise InvalidName(f"member {member!r} would share its inbox with callers of the Synadia Agent Protocol")
-    joins = [check_name("session", session) for session in sessions]
-    if joins and role not in NARROW:
-        raise InvalidInput(f"{role!r} is for all sessions; only these can be narrowed: {', '.join(NARROW)}")
+    joins = tuple(sessions)
+    check_role(role, member, joins)
     found = ROLES[role]
     return {
         "publish": {"allow": expand(found.publish, member, shards, joins)},
@@ -292,12 +289,29 @@ def permissions(role: str, member: str, *, shards: int = 1, sessions: Iterable[s
     }
 
 
+def check_role(role: str, member: str, sessions: Iterable[str] = ()) -> None:
+    """Refuse a member, or sessions, that a role cannot be for.
+
+    Raises:
+        InvalidName: the name, or that of a session, cannot be one.
+        InvalidInput: the role cannot be narrowed to sessions.
+    """
+    if check_name("member", member) == _CALLERS:
+        raise InvalidName(f"member {member!r} would share its inbox with callers of the Synadia Agent Protocol")
+    joins = [check_name("session", session) for session in sessions]
+    if joins and role not in NARROW:
+        raise InvalidInput(f"{role!r} is for all sessions; only these can be narrowed: {', '.join(NARROW)}")
+
+
 def expand(templates: Iterable[str], member: str, shards: int, sessions: Iterable[str] = ()) -> list[str]:
     """Return the subjects that templates stand for, each once."""
     subjects: dict[str, None] = {}
+    streams, joins = [stream_name(shard) for shard in range(shards)], tuple(sessions) or ("*",)
     for template in templates:
-        for session in (tuple(sessions) or ("*",)) if "{session}" in template else ("",):
-            for shard in range(shards if "{stream}" in template else 1):
-                named = template.replace("{member}", member).replace("{session}", session)
-                subjects[named.replace("{stream}", stream_name(shard))] = None
+        named = template.replace("{member}", member)
+        found = [named.replace("{session}", session) for session in joins] if "{session}" in named else [named]
+        for one in found:
+            subjects |= dict.fromkeys(
+                [one.replace("{stream}", name) for name in streams] if "{stream}" in one else [one]
+            )
     return list(subjects)

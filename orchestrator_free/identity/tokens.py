@@ -6,6 +6,7 @@ refused. Every claim that counts is required.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 from collections import OrderedDict
@@ -88,13 +89,14 @@ def mint(
     return jwt.encode(claims, key.signing, algorithm=key.algorithm, headers={"kid": key.id})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Known:
-    """A token that was verified, with which key of which version of the keys."""
+    """A token that was verified, with which key of which version of the keys; who it is, once somebody has asked."""
 
     version: int
     key: str
-    principal: Principal
+    claims: dict[str, Any]
+    principal: Principal | None = None
 
 
 class Verifier:
@@ -114,7 +116,7 @@ class Verifier:
         self.leeway = leeway
         self._issuer = issuer
         self._audience = audience
-        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
 
     async def verify(self, token: str) -> Principal:
         """Return who a token is.
@@ -123,13 +125,9 @@ class Verifier:
             TokenExpired: its time is over.
             NotAuthenticated: it does not count; says why.
         """
-        known = self._known.get(token)
-        key = await self._key(_kid(token) if known is None else known.key)  # first: it may read the keys again
-        if known is None or known.version != self.keys.version:
-            known = _Known(self.keys.version, key.id, principal_of(self._claims(token, key)))
-            self._known[token] = known
-            if len(self._known) > _KEPT:
-                self._known.popitem(last=False)
+        known = await self._verified(token)
+        if known.principal is None:
+            known.principal = principal_of(known.claims)
         self.check_time(known.principal)
         return known.principal
 
@@ -144,7 +142,9 @@ class Verifier:
             TokenExpired: its time is over.
             NotAuthenticated: it does not count; says why.
         """
-        return self._claims(token, await self._key(_kid(token)))
+        known = await self._verified(token)
+        self._check_end(float(known.claims["exp"]) + self.leeway)
+        return known.claims
 
     def check_time(self, principal: Principal) -> None:
         """Check that the time of a token is not over.
@@ -152,9 +152,22 @@ class Verifier:
         Raises:
             TokenExpired: it is.
         """
-        now = time.time()
-        if now >= self.ends(principal):
-            raise TokenExpired(f"the token has expired {now - (principal.expires or now):.0f} s ago; fetch a new one")
+        self._check_end(self.ends(principal))
+
+    def _check_end(self, end: float) -> None:
+        if (over := time.time() - end) >= 0:
+            raise TokenExpired(f"the token has expired {over + self.leeway:.0f} s ago; fetch a new one")
+
+    async def _verified(self, token: str) -> _Known:
+        """Return what a token says; one that was shown before is verified again only if the keys are others."""
+        digest = hashlib.sha256(token.encode()).digest()
+        known = self._known.get(digest)
+        key = await self._key(_kid(token) if known is None else known.key)  # first: it may read the keys again
+        if known is None or known.version != self.keys.version:
+            known = self._known[digest] = _Known(self.keys.version, key.id, self._claims(token, key))
+            if len(self._known) > _KEPT:
+                self._known.popitem(last=False)
+        return known
 
     async def _key(self, id: str) -> Key:
         key = await self.keys.find(id)

@@ -6,6 +6,8 @@ nats-py keeps the connection; all commands of one loop tick leave in one write, 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
 import re
 import ssl
 from collections.abc import Callable
@@ -37,8 +39,16 @@ _RECONNECT_PAUSE: Final[Any] = 0.2
 _UNHEARD_SECONDS: Final = 1.5
 #: one try; longer than a broker takes to refuse whom nobody knows (2 s), or its word for it comes too late
 _TRY_SECONDS: Final = 3
+#: a broker that is there may have more at its door than its callout services get through at once
+_PATIENCE_SECONDS: Final = 20.0
+#: between two tries, at random, so that those who came together do not come together again
+_PAUSES: Final = (0.5, 1.0, 2.0, 4.0)
 #: after a TLS handshake that failed, asyncio never says that the transport is closed
 _CLOSE_SECONDS: Final = 1.0
+
+
+def _pause(tries: int) -> float:
+    return random.uniform(0.2, 1) * _PAUSES[min(tries, len(_PAUSES) - 1)]
 
 
 @dataclass(eq=False)
@@ -83,18 +93,19 @@ class Connection:
         options.check()
         wire = cls(options)
         loop = asyncio.get_running_loop()
-        end = loop.time() + options.connect_seconds
-        while True:
+        end = loop.time() + _PATIENCE_SECONDS
+        for tries in itertools.count():
             began = loop.time()
             try:
                 await wire._open(wire._client)
                 break
             except (TimeoutError, OSError, NatsError, ValueError) as error:
                 await wire._on_error(error)
-                if not wire._refused or loop.time() - began < _UNHEARD_SECONDS or loop.time() > end:
+                if loop.time() > end or not wire._may_be_let_in(error, loop.time() - began):
                     await wire._give_up()
                     raise wire._connect_error(error) from error
                 await wire._start_over()
+                await asyncio.sleep(_pause(tries))
         numbers = re.match(r"(\d+)\.(\d+)", wire.server_version)
         if numbers and (int(numbers[1]), int(numbers[2])) < MINIMUM_VERSION:
             await wire._give_up()
@@ -103,8 +114,14 @@ class Connection:
         wire._begin()
         return wire
 
+    def _may_be_let_in(self, error: Exception, seconds: float) -> bool:
+        """Whether another try may succeed: the broker is there, and it was not told in time who we are."""
+        if isinstance(error, ssl.SSLError) or isinstance(self._last_error, ssl.SSLError):
+            return False
+        return seconds >= _UNHEARD_SECONDS if self._refused else bool(self._client._server_info)
+
     async def _start_over(self) -> None:
-        """Try again with a new client: the broker refused because nobody told it in time who we are."""
+        """Get ready for another try, with a new client."""
         old, self._client = self._client, Client()
         self._parser.reset()
         self._parser.client = self._client
@@ -230,8 +247,10 @@ class Connection:
 
     async def _revive(self) -> None:
         """Connect anew, with every subscription there was."""
-        while not self._closing:
-            await asyncio.sleep(0.5)
+        for tries in itertools.count():
+            await asyncio.sleep(_pause(tries))
+            if self._closing:
+                return
             client = Client()
             self._parser.reset()
             try:

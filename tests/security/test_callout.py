@@ -359,6 +359,30 @@ async def test_one_of_two_may_be_killed_under_200_connects_and_none_fails(
     assert failed == []
 
 
+async def test_of_a_storm_that_nobody_answers_at_first_none_fails(
+    place: Place, programs: Any, tmp_path: Path, eventually: Any
+) -> None:
+    """The only service hangs, the broker turns away whoever asked in vain; each tries again until it is let in."""
+    log = place.folder.settings().data / "nats-server.log"
+
+    def refusals() -> int:
+        return log.read_text().count("authentication error")
+
+    async with service(place, programs, tmp_path, eventually) as only, asyncio.TaskGroup() as group:
+        before = refusals()
+        only.send(signal.SIGSTOP)
+        coming = [group.create_task(_come_in(place, f"storm{number}")) for number in range(60)]
+        await eventually(lambda: refusals() - before >= 30, 60)
+        assert not any(task.done() for task in coming)
+        only.send(signal.SIGCONT)
+        await asyncio.wait_for(asyncio.gather(*coming), 100)
+
+
+async def _come_in(place: Place, member: str) -> None:
+    async with place.connect(place.token(member, "observer"), member):
+        pass
+
+
 async def test_without_any_service_connections_stay_and_new_ones_fail_clearly(
     place: Place, programs: Any, tmp_path: Path, eventually: Any
 ) -> None:
