@@ -14,6 +14,7 @@ from orchestrator_free.errors import InvalidInput
 from orchestrator_free.gateway.access.allowance import networks
 from orchestrator_free.gateway.access.origins import check_origin
 from orchestrator_free.gateway.settings import GatewaySettings
+from orchestrator_free.identity.claims import Reading, parse_reading
 from orchestrator_free.identity.keysets import FileKeys, KeySet, RemoteKeys
 from orchestrator_free.identity.tokens import Verifier
 
@@ -29,6 +30,10 @@ AuthJwks = Annotated[
 ]
 AuthIssuer = Annotated[str, typer.Option(help="Who has to have made the tokens (iss).", rich_help_panel=_PANEL)]
 AuthAudience = Annotated[str, typer.Option(help="For whom they have to be (aud).", rich_help_panel=_PANEL)]
+AuthClaims = Annotated[
+    Path | None,
+    typer.Option(help="What the claims of an identity provider's tokens mean, in this file.", rich_help_panel=_PANEL),
+]
 Open = Annotated[
     bool,
     typer.Option("--open", help="Ask nobody who they are, wherever it listens.", rich_help_panel=_PANEL),
@@ -110,6 +115,7 @@ def guarding_of(
     *,
     keys: Path | None,
     jwks: str | None,
+    claims: Path | None,
     issuer: str,
     audience: str,
     unguarded: bool,
@@ -138,6 +144,8 @@ def guarding_of(
     settings = GatewaySettings(
         allow_origins=tuple(check_origin(one) for one in origins), trusted_proxies=tuple(proxies)
     )
+    if claims is not None and keys is None and jwks is None:
+        raise InvalidInput("--auth-claims says what tokens mean; pass what verifies them: --auth-jwks or --auth-keys")
     if keys is None and jwks is None:
         hosts = () if unguarded else LOCAL.settings.hosts
         chosen: Any = {"hosts": hosts, "metrics": metrics or "open", **_limits(limits, dict.fromkeys(_LIMITS, 0))}
@@ -145,7 +153,19 @@ def guarding_of(
     chosen = {"metrics": metrics or "loopback", **_limits(limits, {name: most for name, (_, most) in _LIMITS.items()})}
     found: KeySet = FileKeys(keys) if keys is not None else RemoteKeys(str(jwks))
     words = (f"identity  tokens of {issuer!r} for {audience!r}, checked with {keys or jwks}",)
-    return Guarding(Verifier(found, issuer=issuer, audience=audience), replace(settings, **chosen), words)
+    verifier = Verifier(found, issuer=issuer, audience=audience, reading=_reading(claims))
+    return Guarding(verifier, replace(settings, **chosen), words)
+
+
+def _reading(file: Path | None) -> Reading | None:
+    if file is None:
+        return None
+    try:
+        return parse_reading(file.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"cannot read {str(file)!r}: {error}") from error
+    except InvalidInput as error:
+        raise InvalidInput(f"{file}: {error}") from None
 
 
 def _open_words(host: str, *, local: bool) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from orchestrator_free.cli.guarding import (
     AllowOrigin,
     Audit,
     AuthAudience,
+    AuthClaims,
     AuthIssuer,
     AuthJwks,
     AuthKeys,
@@ -130,6 +131,7 @@ def up(
     monitor_url: MonitorUrl = None,
     auth_keys: AuthKeys = None,
     auth_jwks: AuthJwks = None,
+    auth_claims: AuthClaims = None,
     auth_issuer: AuthIssuer = ISSUER,
     auth_audience: AuthAudience = AUDIENCE,
     open_: Open = False,
@@ -155,8 +157,8 @@ def up(
 
     async def work() -> None:
         guarding = guarding_of(
-            host, keys=auth_keys, jwks=auth_jwks, issuer=auth_issuer, audience=auth_audience, unguarded=open_,
-            origins=allow_origin or (), proxies=trust_proxy or (), metrics=metrics, limits=limit or (),
+            host, keys=auth_keys, jwks=auth_jwks, claims=auth_claims, issuer=auth_issuer, audience=auth_audience,
+            unguarded=open_, origins=allow_origin or (), proxies=trust_proxy or (), metrics=metrics, limits=limit or (),
         ).audited(audit).lingering(linger).streaming(long_poll_seconds, append_mib)  # fmt: skip
         used, shown = choose(
             broker, settings, monitor_url, folder=broker_dir, secure=secure, tls=tls, own=(tls_certificate, tls_key)

@@ -1,7 +1,7 @@
 """Keys that sign tokens, and files of them: a private JWK set, its public one beside it, rotation.
 
 A key is for one algorithm, which follows from what it is, never from what a token says of itself. The first key of a
-file signs; the others only verify what they have signed before.
+file signs; the others only verify what they have signed before. RSA keys are those of identity providers: they verify.
 """
 
 from __future__ import annotations
@@ -12,22 +12,33 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt import PyJWK
 from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm
 from jwt.exceptions import InvalidKeyError, PyJWKError
 
 from orchestrator_free.errors import InvalidInput
 
-Algorithm = Literal["EdDSA", "ES256", "HS256"]
+#: of keys that are made here
+Made = Literal["EdDSA", "ES256", "HS256"]
+Algorithm = Made | Literal["RS256", "PS256"]
 
-_ALGORITHMS: Final[dict[tuple[str, str], Algorithm]] = {
-    ("OKP", "Ed25519"): "EdDSA",
-    ("EC", "P-256"): "ES256",
-    ("oct", ""): "HS256",
+#: what a key is -> the algorithms it may be for, the first where it does not say
+_ALGORITHMS: Final[dict[tuple[str, str], tuple[Algorithm, ...]]] = {
+    ("OKP", "Ed25519"): ("EdDSA",),
+    ("EC", "P-256"): ("ES256",),
+    ("RSA", ""): ("RS256", "PS256"),
+    ("oct", ""): ("HS256",),
 }
+#: what else RSA keys of a set may be for
+_OTHER_RSA: Final = ("RS384", "RS512", "PS384", "PS512", "RSA-OAEP", "RSA-OAEP-256", "RSA1_5")
+#: the key of a PEM file, which has no id: it verifies whatever a token says of its key
+ANY: Final = ""
+_RSA_BITS: Final = range(2048, 8193)
 _SECRET_BYTES: Final = 32
 #: a rotated file keeps so many keys: tokens of the one before count until they expire
 _KEPT: Final = 2
@@ -66,16 +77,20 @@ def read_key(about: object) -> Key:
     """
     if not isinstance(about, dict) or not isinstance(about.get("kid"), str) or not about["kid"]:
         raise InvalidInput("a key without `kid`: tokens say by it which key signed them")
-    kind = (str(about.get("kty")), str(about.get("crv", "")))
-    algorithm = _ALGORITHMS.get(kind)
-    if algorithm is None:
-        raise InvalidInput(f"key {about['kid'][:40]!r} is {' '.join(kind)}; there are Ed25519, P-256 and oct keys")
-    if about.get("alg", algorithm) != algorithm or about.get("use", "sig") != "sig":
-        raise InvalidInput(f"key {about['kid'][:40]!r} is not for signatures with {algorithm}")
+    name = about["kid"][:40]
+    known = _algorithms(about)
+    if not known:
+        kind = f"{about.get('kty')} {about.get('crv', '')}".strip()
+        raise InvalidInput(f"key {name!r} is {kind}; there are Ed25519, P-256, RSA and oct keys")
+    algorithm = next((one for one in known if about.get("alg", one) == one), None)
+    if algorithm is None or about.get("use", "sig") != "sig":
+        raise InvalidInput(f"key {name!r} is not for signatures with {' or '.join(known)}")
     try:
         key = PyJWK(about, algorithm=algorithm).key
     except (InvalidKeyError, PyJWKError, ValueError, TypeError, KeyError) as error:
-        raise InvalidInput(f"key {about['kid'][:40]!r} cannot be read: {type(error).__name__}") from None
+        raise InvalidInput(f"key {name!r} cannot be read: {type(error).__name__}") from None
+    if about["kty"] == "RSA":
+        return Key(about["kid"], algorithm, _checked(name, key))
     if algorithm == "HS256":
         if len(key) < _SECRET_BYTES:
             raise InvalidInput(f"key {about['kid'][:40]!r} has {len(key)} bytes; HS256 needs {_SECRET_BYTES}")
@@ -83,6 +98,46 @@ def read_key(about: object) -> Key:
     if "d" in about:
         return Key(about["kid"], algorithm, key.public_key(), key)
     return Key(about["kid"], algorithm, key)
+
+
+def _algorithms(about: Any) -> tuple[Algorithm, ...]:
+    return _ALGORITHMS.get((str(about.get("kty")), str(about.get("crv", ""))), ())
+
+
+def _checked(name: str, key: Any) -> rsa.RSAPublicKey:
+    """Return an RSA key that may verify.
+
+    Raises:
+        InvalidInput: it is private, or so short that it can be broken, or so long that it is a burden.
+    """
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise InvalidInput(f"key {name!r} is a private RSA key; no token is made with it here: pass its public half")
+    if key.key_size not in _RSA_BITS:
+        raise InvalidInput(f"key {name!r} has {key.key_size} bits; RSA keys have {_RSA_BITS[0]} to {_RSA_BITS[-1]}")
+    return key
+
+
+def read_pem(text: bytes) -> dict[str, Key]:
+    """Read a public key, or a certificate, in PEM: the only key, whatever id a token names.
+
+    Raises:
+        InvalidInput: it is none, or none that is understood.
+    """
+    try:
+        found: Any = (
+            x509.load_pem_x509_certificate(text).public_key()
+            if b"BEGIN CERTIFICATE" in text
+            else load_pem_public_key(text)
+        )
+    except ValueError:
+        raise InvalidInput("no public key and no certificate in PEM; a private key is not for here") from None
+    if isinstance(found, rsa.RSAPublicKey):
+        return {ANY: Key(ANY, "RS256", _checked("of the file", found))}
+    if isinstance(found, ed25519.Ed25519PublicKey):
+        return {ANY: Key(ANY, "EdDSA", found)}
+    if isinstance(found, ec.EllipticCurvePublicKey) and isinstance(found.curve, ec.SECP256R1):
+        return {ANY: Key(ANY, "ES256", found)}
+    raise InvalidInput("the key in PEM is for none of RS256 (RSA), ES256 (P-256) and EdDSA (Ed25519)")
 
 
 def read_keys(text: bytes | str) -> dict[str, Key]:
@@ -99,18 +154,19 @@ def read_keys(text: bytes | str) -> dict[str, Key]:
     if len(keys) < len(ours):
         raise InvalidInput("two keys of the set have the same `kid`")
     if not keys:
-        raise InvalidInput("the JWK set has no key for EdDSA (Ed25519), ES256 (P-256) or HS256 (oct)")
+        raise InvalidInput(
+            "the JWK set has no key for EdDSA (Ed25519), ES256 (P-256), RS256, PS256 (RSA) or HS256 (oct)"
+        )
     return keys
 
 
 def _is_for_us(about: Any) -> bool:
     """Whether a key may verify our tokens: sets of identity providers have keys of other kinds, too."""
-    kind = (str(about.get("kty")), str(about.get("crv", "")))
-    return kind in _ALGORITHMS and about.get("use", "sig") == "sig"
+    return bool(_algorithms(about)) and about.get("use", "sig") == "sig" and about.get("alg") not in _OTHER_RSA
 
 
 def read_key_file(path: Path) -> dict[str, Key]:
-    """Read a file of keys, private or public.
+    """Read a file of keys, private or public; or a public key in PEM.
 
     Raises:
         InvalidInput: it cannot be read, or others may read its secrets.
@@ -122,7 +178,7 @@ def read_key_file(path: Path) -> dict[str, Key]:
     except OSError as error:
         raise InvalidInput(f"cannot read the keys in {str(path)!r}: {error.strerror}") from error
     try:
-        keys = read_keys(text)
+        keys = read_pem(text) if text.lstrip().startswith(b"-----BEGIN") else read_keys(text)
     except InvalidInput as error:
         raise InvalidInput(f"{str(path)!r}: {error}") from error
     if os.name == "posix" and mode & _OTHERS and any(key.signing is not None for key in keys.values()):
@@ -137,7 +193,7 @@ def public_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".json") + _PUBLIC)
 
 
-def make_key(algorithm: Algorithm) -> dict[str, Any]:
+def make_key(algorithm: Made) -> dict[str, Any]:
     """Return a new private JWK."""
     about = {"kid": secrets.token_hex(8), "alg": algorithm, "use": "sig"}
     if algorithm == "EdDSA":
@@ -148,7 +204,7 @@ def make_key(algorithm: Algorithm) -> dict[str, Any]:
     return about | {name: value for name, value in made.items() if name in ("kty", "k")}
 
 
-def write_new_keys(path: Path, algorithm: Algorithm) -> list[Path]:
+def write_new_keys(path: Path, algorithm: Made) -> list[Path]:
     """Make a file with one key, mode 0600, and its public set beside it; return the files.
 
     Raises:
@@ -160,7 +216,7 @@ def write_new_keys(path: Path, algorithm: Algorithm) -> list[Path]:
     return _write(path, [make_key(algorithm)])
 
 
-def rotate_keys(path: Path, algorithm: Algorithm | None = None) -> list[Path]:
+def rotate_keys(path: Path, algorithm: Made | None = None) -> list[Path]:
     """Put a new key in front; the one before stays, so that its tokens count until they expire. Return the files.
 
     Raises:
@@ -168,7 +224,10 @@ def rotate_keys(path: Path, algorithm: Algorithm | None = None) -> list[Path]:
     """
     first = next(iter(read_key_file(path).values()))
     listed = json.loads(path.read_bytes())["keys"]
-    return _write(path, [make_key(algorithm or first.algorithm), *listed][:_KEPT])
+    chosen = next((one for one in get_args(Made) if one == (algorithm or first.algorithm)), None)
+    if chosen is None:
+        raise InvalidInput(f"{str(path)!r} has keys for {first.algorithm}, which are not made here")
+    return _write(path, [make_key(chosen), *listed][:_KEPT])
 
 
 def _write(path: Path, keys: list[dict[str, Any]]) -> list[Path]:

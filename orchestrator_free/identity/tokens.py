@@ -17,6 +17,7 @@ from typing import Any, Final
 import jwt
 
 from orchestrator_free.errors import InvalidInput, NotAuthenticated, TokenExpired
+from orchestrator_free.identity.claims import Reading, token_id
 from orchestrator_free.identity.keys import Key
 from orchestrator_free.identity.keysets import KeySet
 from orchestrator_free.identity.principal import (
@@ -35,6 +36,7 @@ AUDIENCE: Final = "orchestrator-free"
 TTL_SECONDS: Final = 600
 LEEWAY_SECONDS: Final = 30.0
 _REQUIRED: Final = ["exp", "iat", "iss", "aud", "sub", "jti", "cap", "sessions"]
+_REQUIRED_OF_OTHERS: Final = ("exp", "iat", "iss", "aud")
 _FOREIGN_KEYS: Final = ("jwk", "jku", "x5u", "x5c", "x5t", "x5t#S256", "crit")
 _LONGEST: Final = 8192
 _KEPT: Final = 10_000
@@ -110,9 +112,21 @@ class Verifier:
         audience: str = AUDIENCE,
         leeway: float = LEEWAY_SECONDS,
         required: Sequence[str] = _REQUIRED,
+        reading: Reading | None = None,
     ) -> None:
+        """Prepare.
+
+        Args:
+            keys: what verifies.
+            issuer: who has to have made a token.
+            audience: for whom it has to be.
+            leeway: seconds that clocks may differ by.
+            required: claims that a token has to have.
+            reading: what the claims of somebody else's tokens mean here; None: they are ours.
+        """
         self.keys = keys
-        self._required = list(required)
+        self._required = list(required if reading is None else _REQUIRED_OF_OTHERS)
+        self._reading = reading
         self.leeway = leeway
         self._issuer = issuer
         self._audience = audience
@@ -164,13 +178,18 @@ class Verifier:
         known = self._known.get(digest)
         key = await self._key(_kid(token) if known is None else known.key)  # first: it may read the keys again
         if known is None or known.version != self.keys.version:
-            known = self._known[digest] = _Known(self.keys.version, key.id, self._claims(token, key))
+            claims = self._claims(token, key)
+            if self._reading is not None:
+                claims = self._reading.read(claims, token)
+            known = self._known[digest] = _Known(self.keys.version, key.id, claims)
             if len(self._known) > _KEPT:
                 self._known.popitem(last=False)
         return known
 
     async def _key(self, id: str) -> Key:
         key = await self.keys.find(id)
+        if key is None and not id:
+            raise NotAuthenticated("the token's header names no key (kid)")
         if key is None:
             raise NotAuthenticated(f"the token is signed with key {id[:40]!r}, which this gateway does not know")
         return key
@@ -197,16 +216,16 @@ def id_of(token: str, *, now: float | None = None) -> tuple[str, float]:
     try:
         claims = jwt.decode(token, options={"verify_signature": False})
         left = float(claims["exp"]) + LEEWAY_SECONDS - (time.time() if now is None else now)
-        return str(claims["jti"]), max(1.0, left + _MARGIN_SECONDS)
+        return str(claims.get("jti") or token_id(token)), max(1.0, left + _MARGIN_SECONDS)
     except (jwt.InvalidTokenError, KeyError, TypeError, ValueError) as error:
-        raise InvalidInput("this is no token with an id (jti) and an end (exp)") from error
+        raise InvalidInput("this is no token with an end (exp)") from error
 
 
 def _kid(token: str) -> str:
-    """Return the id of the key that a token names.
+    """Return the id of the key that a token names; empty if it names none.
 
     Raises:
-        NotAuthenticated: it is no token, names none, or brings a key of its own.
+        NotAuthenticated: it is no token, or brings a key of its own.
     """
     if len(token) > _LONGEST:
         raise NotAuthenticated(f"a token is no longer than {_LONGEST} characters")
@@ -216,7 +235,7 @@ def _kid(token: str) -> str:
         raise NotAuthenticated("this is no JSON Web Token") from error
     if foreign := [name for name in _FOREIGN_KEYS if name in header]:
         raise NotAuthenticated(f"the token's header has {foreign[0]!r}; keys are those of this gateway alone")
-    id = header.get("kid")
+    id = header.get("kid", "")
     if not isinstance(id, str):
         raise NotAuthenticated("the token's header names no key (kid)")
     return id

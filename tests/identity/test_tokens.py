@@ -247,9 +247,9 @@ def test_a_key_file_that_others_may_read_is_refused(file: Path) -> None:
 
 
 def test_sets_with_keys_of_other_kinds_are_read_and_weak_secrets_are_not() -> None:
-    """Identity providers have RSA keys beside; a short secret, a doubled id and a key without id are refused."""
+    """Identity providers have keys for encryption beside; a short secret, a doubled id, a key without id are refused."""
     good = make_key("ES256")
-    rsa = {"kty": "RSA", "kid": "r", "n": "AQAB", "e": "AQAB"}
+    rsa = {"kty": "RSA", "kid": "r", "n": "AQAB", "e": "AQAB", "alg": "RSA-OAEP"}
     assert list(read_keys(json.dumps({"keys": [rsa, good]}))) == [good["kid"]]
     short = {"kty": "oct", "kid": "s", "k": base64.urlsafe_b64encode(os.urandom(16)).decode()}
     for keys in (
