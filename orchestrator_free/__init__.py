@@ -21,7 +21,12 @@ from orchestrator_free.events import Event
 from orchestrator_free.fold import Fold
 from orchestrator_free.reading.subscription import Delivery
 from orchestrator_free.session import Sent, Session
+from orchestrator_free.session.asks import Decision
 from orchestrator_free.subjects import Position
-from orchestrator_free.working.run import Run, RunError
+from orchestrator_free.working.delegation import Child
+from orchestrator_free.working.run import Run, RunError, RunInput, Steer, ToolCall
 
-__all__ = ["Agent", "Broker", "Delivery", "Event", "Fold", "Position", "Run", "RunError", "Sent", "Session", "connect"]
+__all__ = [
+    "Agent", "Broker", "Child", "Decision", "Delivery", "Event", "Fold", "Position", "Run", "RunError", "RunInput",
+    "Sent", "Session", "Steer", "ToolCall", "connect",
+]  # fmt: skip

@@ -9,22 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import Final, Unpack
 
 import structlog
 
 from orchestrator_free import loop, tracing
 from orchestrator_free.broker import DEFAULT_URL, Broker, access, connect, stream_settings
-from orchestrator_free.errors import BrokerUnreachable, ConfigMismatch, InvalidInput
+from orchestrator_free.errors import (
+    BrokerTimeout,
+    BrokerUnreachable,
+    ConfigMismatch,
+    InvalidInput,
+    PermissionDenied,
+    UnsupportedBroker,
+)
 from orchestrator_free.subjects import ALL, check_name
-from orchestrator_free.working.attempts import AgentSettings, Handler
+from orchestrator_free.working.attempts import AgentOptions, AgentSettings, Handler
 from orchestrator_free.working.overlap import check_policy
 from orchestrator_free.working.worker import Worker
 
 _log = structlog.get_logger("orchestrator_free.agent")
+
+#: EX_UNAVAILABLE: another try may do; EX_NOPERM and EX_CONFIG: somebody has to change something
+_EXIT_CODES: Final[dict[type[Exception], int]] = {
+    BrokerUnreachable: 69, BrokerTimeout: 69, PermissionDenied: 77, ConfigMismatch: 78, UnsupportedBroker: 78,
+    InvalidInput: 78,
+}  # fmt: skip
 
 
 class Agent:
@@ -34,7 +48,7 @@ class Agent:
         name: who publishes, and whom inputs are addressed to.
     """
 
-    def __init__(self, name: str, **settings: Any) -> None:
+    def __init__(self, name: str, **settings: Unpack[AgentOptions]) -> None:
         self.name = check_name("agent", name)
         if name == ALL:
             raise ValueError(f"an agent cannot be called {ALL!r}: that addresses everybody")
@@ -43,7 +57,15 @@ class Agent:
         self._handler: Handler | None = None
 
     def __call__(self, handler: Handler) -> Handler:
-        """Register the handler: `async def handle(run: Run) -> None`."""
+        """Register the handler: `async def handle(run: Run) -> None`.
+
+        Raises:
+            InvalidInput: there is one already, or this one yields.
+        """
+        if self._handler is not None:
+            raise InvalidInput(f"agent {self.name!r} has a handler already: one agent, one handler")
+        if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+            raise InvalidInput(f"the handler of agent {self.name!r} yields: let it write with `await run.text(…)`")
         self._handler = handler
         return handler
 
@@ -67,18 +89,16 @@ class Agent:
         url = os.environ.get("ORCHESTRATOR_FREE_URL", DEFAULT_URL)
         try:
             loop.run(self._main(url))
-        except BrokerUnreachable as error:
+        except tuple(_EXIT_CODES) as error:
             _log.error("agent cannot start", agent=self.name, error=str(error))
-            raise SystemExit(69) from error  # EX_UNAVAILABLE
-        except (ConfigMismatch, InvalidInput) as error:
-            _log.error("agent cannot start", agent=self.name, error=str(error))
-            raise SystemExit(78) from error  # EX_CONFIG
+            raise SystemExit(next(code for kind, code in _EXIT_CODES.items() if isinstance(error, kind))) from error
 
     async def _main(self, url: str) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - inside asyncio.run
         for sign in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(sign, task.cancel)
+            with contextlib.suppress(NotImplementedError):  # Windows
+                asyncio.get_running_loop().add_signal_handler(sign, task.cancel)
         with contextlib.suppress(asyncio.CancelledError):
             async with connect(url, member=self.name, settings=stream_settings(), **access()) as broker:
                 _log.info("agent ready", agent=self.name, url=broker.log.wire.options.address, pid=os.getpid())

@@ -16,11 +16,14 @@ import nats
 import orjson
 import pytest
 
+from orchestrator_free import Run
 from orchestrator_free.broker import Broker
+from orchestrator_free.embedded.server import ServerSettings, running_server
 from orchestrator_free.errors import Conflict
 from orchestrator_free.fold import Fold
 from orchestrator_free.session import Session
 from orchestrator_free.subjects import run_id
+from tests.inside import serving
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -753,3 +756,32 @@ def test_an_agent_without_a_broker_says_so_and_ends(programs: Any, name: str) ->
 
     assert run.returncode == 69
     assert "no broker answers at nats://127.0.0.1:1" in run.stderr
+
+
+def test_an_agent_that_may_not_connect_says_so_and_ends(programs: Any, name: str, tmp_path: Path) -> None:
+    """Wrong credentials: exit code 77, EX_NOPERM, one line and no traceback."""
+    script = programs.agent(name, "pass")[0].process.args[-1]
+    with running_server(
+        ServerSettings(data=tmp_path / "guarded", port=0, extra='authorization { token: "right" }')
+    ) as guarded:
+        environment = {**os.environ, "ORCHESTRATOR_FREE_URL": guarded.url, "ORCHESTRATOR_FREE_TOKEN": "wrong"}
+        run = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=60)
+
+    assert run.returncode == 77
+    assert "refused the credentials" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+async def test_a_handler_that_is_no_coroutine_is_told_what_it_is(session: Session, name: str, broker_url: str) -> None:
+    """Whoever forgot the `async` reads it in the session."""
+
+    def forgot_async(run: Run) -> None:
+        """Return nothing that could be awaited."""
+
+    async with serving(broker_url, name, forgot_async):
+        sent = await session.send("x", to=name)
+        run = await session.result(name, sent.run, timeout=20)
+
+    assert (run["status"], run["error"]) == (
+        "error", "the agent's handler is no coroutine: define it with `async def`"
+    )  # fmt: skip

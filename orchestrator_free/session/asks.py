@@ -11,7 +11,7 @@ import contextlib
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
 from orchestrator_free.errors import AskClosed, Conflict, InvalidAnswer, NotAsked
 from orchestrator_free.events import Body, Event, decode, encode
@@ -91,6 +91,21 @@ class Asked:
             TimeoutError: nothing of that in time (seconds); it stands all the same.
         """
         return await self.session.asks.decision(self.ask, timeout=timeout)
+
+
+class AskOptions(TypedDict, total=False):
+    """The options of `Asks.ask`, for those who pass them on."""
+
+    about: str
+    data: Any
+    to: Iterable[str]
+    options: Sequence[str] | None
+    rule: Rule
+    quorum: int
+    veto: str | None
+    seconds: float | None
+    escalations: Iterable[tuple[float, Iterable[str]]]
+    id: str | None
 
 
 class Asks:

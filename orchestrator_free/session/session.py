@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from orchestrator_free import contract, tracing
 from orchestrator_free.errors import Conflict, InvalidEvent, PositionLost, SessionExists, SessionNotFound, StorageFull
@@ -29,7 +29,7 @@ from orchestrator_free.session.presence import Presence
 from orchestrator_free.session.state import State
 from orchestrator_free.subjects import ROOT, Position, address, check_name, run_id, session_filter
 from orchestrator_free.views.brief import brief
-from orchestrator_free.views.ledger import tool_calls
+from orchestrator_free.views.ledger import ToolFilters, tool_calls
 from orchestrator_free.views.members import Watcher
 from orchestrator_free.vocabulary import validate
 from orchestrator_free.vocabulary.messages import Overlap
@@ -303,7 +303,7 @@ class Session:
         """Return what somebody who takes over has to know; see `orchestrator_free.views.brief`."""
         return brief(await self.view())
 
-    async def tools(self, **filters: Any) -> list[View]:
+    async def tools(self, **filters: Unpack[ToolFilters]) -> list[View]:
         """Return the ledger of tool calls, running ones up to now; filters as of `ledger.tool_calls`."""
         now = (await self._log.clock()).isoformat()
         return tool_calls(await self.view(), now=now, **filters)

@@ -5,13 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.fold import View
 
 STATUSES: Final = ("running", "done", "error")
 _OPEN: Final = ("running", "lost")
+
+
+class ToolFilters(TypedDict, total=False):
+    """What `Session.tools` may be narrowed to; see `tool_calls`."""
+
+    tool: str | None
+    agent: str | None
+    run: str | None
+    status: str | None
+    min_seconds: float
 
 
 def tool_calls(

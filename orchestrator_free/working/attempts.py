@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import Any
+from typing import Any, Final, TypedDict
 
 import structlog
 
 from orchestrator_free import contract, tracing
 from orchestrator_free.broker import Broker
-from orchestrator_free.errors import BrokerError, Conflict, OrchestratorFreeError, RunFenced
+from orchestrator_free.errors import BrokerError, Conflict, InvalidInput, OrchestratorFreeError, RunFenced
 from orchestrator_free.events import Body, Event
 from orchestrator_free.fold import RunFold
 from orchestrator_free.reading.entries import to_event
@@ -23,11 +24,13 @@ from orchestrator_free.subjects import Address, address, run_id
 from orchestrator_free.vocabulary.messages import Overlap
 from orchestrator_free.working.obedience import ActiveRun, Obedience
 from orchestrator_free.working.overlap import GO, Ruling
-from orchestrator_free.working.run import Run, RunInput, safe_message
+from orchestrator_free.working.run import Run, RunError, RunInput, safe_message
 from orchestrator_free.working.runwriter import RunWriter
 from orchestrator_free.working.stats import AgentStats
 
 _log = structlog.get_logger("orchestrator_free.agent")
+
+_LEAST: Final = {"concurrency": 1, "max_attempts": 1, "ack_wait_seconds": 1, "grace_seconds": 0, "stall_seconds": 0}
 
 Handler = Callable[[Run], Awaitable[None]]
 
@@ -55,6 +58,24 @@ class AgentSettings:
     overlap: Overlap = "concurrent"
     overlap_override: bool = False
     shy: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if (value := getattr(self, name)) < least:
+                raise InvalidInput(f"{name}={value}: expected {least} or more")
+
+
+class AgentOptions(TypedDict, total=False):
+    """`AgentSettings` as keyword arguments of `Agent`."""
+
+    concurrency: int
+    max_attempts: int
+    ack_wait_seconds: float
+    grace_seconds: float
+    stall_seconds: float
+    overlap: Overlap
+    overlap_override: bool
+    shy: bool
 
 
 class Attempts:
@@ -242,7 +263,10 @@ class Attempts:
         return ("cancelled" if active.stop is not None else "done"), None
 
     async def _call(self, run: Run) -> None:
-        await self._handler(run)
+        handling = self._handler(run)
+        if not inspect.isawaitable(handling):
+            raise RunError("the agent's handler is no coroutine: define it with `async def`")
+        await handling
 
     def told(self) -> dict[str, Any]:
         """Return what the process tells of itself: its counters, and how the runs at work stand now."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from orchestrator_free import tracing
 from orchestrator_free.errors import InvalidEvent, OrchestratorFreeError, TooLarge
@@ -16,7 +16,7 @@ from orchestrator_free.fold import View
 from orchestrator_free.jetstream import Objects
 from orchestrator_free.jetstream.objects import object_name
 from orchestrator_free.session import Session
-from orchestrator_free.session.asks import Decision
+from orchestrator_free.session.asks import AskOptions, Decision
 from orchestrator_free.session.floor import DESK, FloorState
 from orchestrator_free.views.conversation import conversation
 from orchestrator_free.vocabulary import validate
@@ -228,7 +228,7 @@ class Run:
 
     # -- waiting for people -------------------------------------------------------------------------------------
 
-    async def ask(self, text: str, **options: Any) -> Decision:
+    async def ask(self, text: str, **options: Unpack[AskOptions]) -> Decision:
         """Ask members something and wait for what is decided; options as of `session.asks.ask`.
 
         A later attempt that asks the same meets the same ask, so the answer is there though this process has died.
