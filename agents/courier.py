@@ -11,6 +11,7 @@ COURIER_URL is its address. It speaks AG-UI, or with COURIER_PROTOCOL=ai-sdk the
 """
 
 import os
+from typing import Any
 
 import httpx
 
@@ -22,13 +23,19 @@ agent = Agent("courier") if "COURIER_NAME" not in os.environ else Agent(os.envir
 
 @agent
 async def carry(run: Run) -> None:
-    """Ask the agent; a cancel closes the request."""
+    """Ask the agent; a cancel closes the request, and what it asks people is asked in the session."""
     async with httpx.AsyncClient(timeout=httpx.Timeout(30, read=None)) as client:
         if os.environ.get("COURIER_PROTOCOL") == "ai-sdk":
             body = {"id": run.session.id, "messages": await aisdk.messages(run)}
             await aisdk.publish(run, client.stream("POST", os.environ["COURIER_URL"], json=body))
         else:
-            await agui.publish(run, client.stream("POST", os.environ["COURIER_URL"], json=await agui.request(run)))
+
+            async def resume(answers: list[dict[str, Any]]) -> Any:
+                body = await agui.request(run, resume=answers)
+                return client.stream("POST", os.environ["COURIER_URL"], json=body)
+
+            stream = client.stream("POST", os.environ["COURIER_URL"], json=await agui.request(run))
+            await agui.publish(run, stream, resume=resume)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@
 """Gardener: a LangGraph graph that plans the watering of a garden, asks before it waters, and needs no model.
 
 The plan is a subgraph, so it shows as a sub-agent; the question is the graph's own `interrupt`. Put a model in the
-place of `weigh` to let one decide.
+place of `weigh` to let one decide, and a checkpointer that outlives the process in the place of `InMemorySaver` to go
+on after a crash where the graph was.
 """
 
 import re
@@ -22,7 +23,6 @@ from orchestrator_free import Agent, Run
 from orchestrator_free.adapters import langgraph as adapter
 
 agent = Agent("gardener", overlap="queue")
-MODES = ["messages", "updates", "custom"]
 
 
 class Garden(TypedDict, total=False):
@@ -54,14 +54,8 @@ garden = graph.add_edge(START, "plan").add_edge("plan", "water").compile(checkpo
 @agent
 async def tend(run: Run) -> None:
     """Tend the garden; after a crash another replica meets the same question."""
-    config = {"configurable": {"thread_id": run.id}}
-
-    def stream(given: object) -> object:
-        return garden.astream(given, config, stream_mode=MODES, subgraphs=True)
-
-    await adapter.publish(run, stream({"asked": run.input.text}), resume=stream)
-    done = (await garden.aget_state(config)).values["watered"]
-    await run.text("The garden is watered." if done else "The garden stays dry.")
+    result = await adapter.work(run, garden, {"asked": run.input.text})
+    await run.text("The garden is watered." if result.output["watered"] else "The garden stays dry.")
 
 
 if __name__ == "__main__":

@@ -60,6 +60,10 @@ class AgUi(Translation):
             "RUN_ERROR": self._error,
         }
 
+    def go_on(self) -> None:
+        """Another run of the protocol goes on with this one: it may suspend again what it began."""
+        self._ended = False
+
     def take(self, event: Any) -> None:
         """Translate an event."""
         body = plain(event)

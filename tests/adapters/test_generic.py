@@ -306,6 +306,58 @@ def test_what_our_gateway_tells_of_sub_agents_is_read_back(kind: Any) -> None:
     assert answer_text(again.part_views()) == "Let me look.Sunny."
 
 
+@pytest.mark.parametrize(
+    ("schema", "answer", "entry"),
+    [
+        ({"type": "boolean"}, "approve", {"status": "resolved", "payload": True}),
+        ({"type": "object", "properties": {"approved": {"type": "boolean"}}}, "deny", {"status": "resolved", "payload": {"approved": False}}),
+        ({"type": "string", "enum": ["approve", "deny"]}, "deny", {"status": "resolved", "payload": "deny"}),
+        ({"type": "string", "enum": ["red", "blue"]}, "blue", {"status": "resolved", "payload": "blue"}),
+        ({"type": "object", "properties": {"size": {}}}, {"size": 3}, {"status": "resolved", "payload": {"size": 3}}),
+        (None, None, {"status": "cancelled"}),
+    ],
+)  # fmt: skip
+async def test_an_interrupt_is_asked_in_the_session_and_the_next_request_answers_it(
+    working: Any, model_server: Any, asked: Any, schema: Any, answer: Any, entry: Any
+) -> None:
+    """What is answered fits the schema; where nobody answers in time the interrupt is cancelled. It is one run of ours."""
+    interrupt = {"id": "i1", "reason": "approval", "message": "Pay 40?"} | (
+        {"responseSchema": schema} if schema else {}
+    )
+    ended = event("RUN_FINISHED", threadId="t", runId="r", outcome={"type": "interrupt", "interrupts": [interrupt]})
+    suspended = event("SUBAGENT_FINISHED", subagentRunId="sub1", outcome={"type": "suspended", "interruptIds": ["i1"]})
+    begun = event("SUBAGENT_STARTED", subagentRunId="sub1", name="thinker")
+    done = [event("SUBAGENT_FINISHED", subagentRunId="sub1"), AGUI[-1]]
+    model_server.answers = [
+        sse(*BEGUN, event("TEXT_MESSAGE_END", messageId="m1"), begun, suspended, ended),
+        sse(AGUI[0], begun, *AGUI[-2:-1], *done),
+    ]
+
+    async def handle(run: Run) -> None:
+        async with httpx.AsyncClient(timeout=None) as client:
+
+            async def resume(answers: list[dict[str, Any]]) -> Any:
+                return client.stream("POST", model_server.url, json=await agui.request(run, resume=answers))
+
+            first = client.stream("POST", model_server.url, json=await agui.request(run))
+            await agui.publish(run, first, resume=resume, asking={"seconds": 2.0 if answer is None else 600.0})
+
+    async with working(handle) as work:
+        sent = await work.begin()
+        ask = await asked(work)
+        if answer is not None:
+            await work.session.asks.answer(ask["ask"], answer)
+        run = await work.session.result(work.agent, sent.run, timeout=60)
+
+    first, second = [request.body for request in model_server.requests]
+    assert (ask["text"], ask["data"]["reason"]) == ("Pay 40?", "approval")
+    assert second["resume"] == [{"interruptId": "i1", **entry}]
+    assert first["runId"] != second["runId"]
+    assert (run["status"], texts(run)) == ("done", ["Let me ", "Sunny."])
+    (helper,) = parts(run, "data")
+    assert helper["data"]["status"] == "done"
+
+
 def test_what_an_agent_waits_for_is_in_the_result() -> None:
     """An interrupt of AG-UI, an approval of the AI SDK: the next request can answer them."""
     first, second = agui.AgUi(), aisdk.AiSdk()
