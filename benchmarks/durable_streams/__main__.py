@@ -31,7 +31,7 @@ PORTS = {GATEWAY: 46310, FILE: 46311, MEMORY: 46312}
 
 
 @contextmanager
-def serving(command: list[str], port: int) -> Iterator[None]:
+def serving(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server until it is not needed any more."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -42,7 +42,7 @@ def serving(command: list[str], port: int) -> Iterator[None]:
                 break
             except OSError:
                 time.sleep(0.1)
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(20)

@@ -1,7 +1,7 @@
-// Load on a server of Durable Streams: `node load.mjs <base> <seconds>` prints one JSON object.
+// Load on a server of Durable Streams: `node load.mjs <base> <seconds> [many]` prints one JSON object.
 import http from "node:http";
 
-const [, , base, seconds] = process.argv;
+const [, , base, seconds, only] = process.argv;
 const agent = new http.Agent({ keepAlive: true, maxSockets: 256 });
 const event = JSON.stringify({ text: "x".repeat(230) });
 const json = { "content-type": "application/json" };
@@ -63,6 +63,10 @@ async function fanout(readers, perSecond) {
   return { delivered: times.length / (readers * count), p50: part(times, 0.5), p99: part(times, 0.99) };
 }
 
+if (only === "many") {
+  console.log(JSON.stringify({ "32 writers, 32 streams": await append("many", 32, 32) }));
+  process.exit(0);
+}
 await append("warm", 4, 4);
 console.log(JSON.stringify({
   "1 writer": await append("one", 1, 1),

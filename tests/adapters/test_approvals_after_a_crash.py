@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.adapters import test_anthropic as messages_api
 from tests.adapters.conftest import parts, texts
 from tests.adapters.test_claude import Cli, gave, result, streamed, text, tool
+from tests.adapters.test_generic import AGUI, sse
+from tests.adapters.test_openai import ANSWER, CHAT, DONE, ENDING, RESPONSE
+from tests.adapters.test_openai import sse as openai_sse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,6 +134,43 @@ agent.main()
 """
 
 
+CALL_TOOLS = """
+import os
+from anthropic import AsyncAnthropic
+from openai import AsyncOpenAI
+from orchestrator_free import Agent, Run
+from orchestrator_free.adapters import anthropic, call_tools, openai
+
+agent = Agent(os.environ["NAME"])
+kind, url = os.environ["KIND"], os.environ["URL"]
+vendor = (AsyncAnthropic if kind == "anthropic" else AsyncOpenAI)(base_url=url, api_key="k", max_retries=0)
+
+def weather(city: str) -> str:
+    print("looked", file=open(os.environ["DONE"], "a"), flush=True)
+    return f"{city} is sunny"
+
+@agent
+async def serve(run: Run) -> None:
+    said = await {"chat": openai.messages, "responses": openai.items, "anthropic": anthropic.messages}[kind](run)
+    while True:
+        if kind == "chat":
+            result = await openai.publish(run, vendor.chat.completions.create(model="m", messages=said, stream=True))
+        elif kind == "responses":
+            result = await openai.publish(run, vendor.responses.create(model="m", input=said, stream=True))
+        else:
+            source = vendor.messages.create(model="m", max_tokens=99, messages=said, stream=True)
+            result = await anthropic.publish(run, source)
+        if not result.calls:
+            return
+        answered = await call_tools(run, result.calls[:1], {"weather": weather}, approve={"weather"}, seconds=600.0)
+        answers = {"chat": openai.answers, "responses": openai.output_items, "anthropic": anthropic.answers}[kind]
+        told = answers(answered)
+        said += result.messages + (told if isinstance(told, list) else [told])
+
+agent.main()
+"""
+
+
 class Crash:
     """A program that asks, is killed, and is taken over; `over` gives its finished run."""
 
@@ -209,3 +250,43 @@ async def test_a_permission_of_claude_survives_its_process(crash: Crash, tmp_pat
     assert parts(run, "tool")[0]["output"] == "gone"
     allowed = [json.dumps(one) for one in cli.got if '"behavior": "allow"' in json.dumps(one)]
     assert len(allowed) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "called", "answered"),
+    [
+        ("chat", openai_sse(*CHAT, DONE), openai_sse(*ANSWER, DONE)),
+        ("responses", openai_sse(*RESPONSE), openai_sse(*ENDING)),
+        ("anthropic", messages_api.sse(*messages_api.CALLING), messages_api.sse(*messages_api.ANSWER)),
+    ],
+)
+async def test_an_approval_of_call_tools_survives_its_process(
+    crash: Crash, model_server: Any, kind: str, called: Any, answered: Any
+) -> None:
+    """The model is asked again and calls the same; the tool is run once."""
+    model_server.answers = [called, called, answered]
+    run = await crash.over(CALL_TOOLS, KIND=kind, URL=model_server.url)
+
+    assert crash.done == ["looked"]
+    assert "Rome is sunny" in [part["output"] for part in parts(run, "tool")]
+    assert texts(run)[-1].startswith("Sunny")
+
+
+async def test_an_interrupt_of_ag_ui_survives_its_process(
+    crash: Crash, model_server: Any, folder: Path, programs: Any
+) -> None:
+    """The agent's server is asked again and interrupts for the same; its one answer goes on with what was decided."""
+    interrupt = {"id": "i1", "reason": "approval", "message": "Pay 40?"}
+    ended = {
+        "type": "RUN_FINISHED",
+        "threadId": "t",
+        "runId": "r",
+        "outcome": {"type": "interrupt", "interrupts": [interrupt]},
+    }
+    model_server.answers = [sse(AGUI[0], ended), sse(AGUI[0], ended), sse(AGUI[0], *AGUI[-2:])]
+    run = await crash.over((folder / "courier.py").read_text(), COURIER_URL=model_server.url, COURIER_NAME=crash.name)
+
+    assert texts(run) == ["Sunny."]
+    assert [one.body.get("resume") for one in model_server.requests] == [
+        None, None, [{"interruptId": "i1", "status": "resolved", "payload": "approve"}],
+    ]  # fmt: skip
