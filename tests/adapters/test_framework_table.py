@@ -16,7 +16,10 @@ from orchestrator_free.adapters.translation import require
 
 ROOT = Path(__file__).parents[2]
 MODULES = ["openai", "anthropic", "pydantic_ai", "openai_agents", "langgraph", "claude", "agui", "aisdk"]
-COLUMNS = ["text", "reasoning", "tool calls", "sub-agents", "usage", "cancel", "steer", "history", "approval"]
+COLUMNS = [
+    "text", "reasoning", "tool calls", "sub-agents", "usage", "cancel", "steer", "history", "approval", "after a crash",
+    "bad input",
+]  # fmt: skip
 
 
 def test_every_cell_of_the_table_has_a_test_or_says_why_not(capsys: pytest.CaptureFixture[str]) -> None:
