@@ -14,7 +14,8 @@ from orchestrator_free import connect, contract
 from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 from orchestrator_free.errors import PermissionDenied
 from orchestrator_free.events import decode, encode
-from orchestrator_free.monitor import GONE, NEVER, Monitor, MonitorSettings
+from orchestrator_free.monitor import Monitor, MonitorSettings
+from orchestrator_free.monitor.telling import GONE, NEVER
 from orchestrator_free.subjects import run_id
 
 if TYPE_CHECKING:
