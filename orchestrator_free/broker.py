@@ -22,14 +22,14 @@ _COUNT_MOST: Final = {"shards": 1024, "replicas": 5}
 
 
 def stream_settings(environment: Mapping[str, str] = os.environ) -> contract.StreamSettings | None:
-    """Return what ORCHESTRATOR_FREE_SHARDS, _REPLICAS and _ISOLATED ask for, None if none is set.
+    """Return what ORCHESTRATOR_FREE_SHARDS, _REPLICAS, _ISOLATED and _DOMAIN ask for, None if none is set.
 
     Whoever comes first creates the streams, an agent too: where these are set, everybody asks for the same.
 
     Raises:
         InvalidInput: one is no such number, or neither `yes` nor `no`.
     """
-    found: dict[str, int] = {}
+    found: dict[str, Any] = {}
     for name, most in _COUNT_MOST.items():
         variable = f"ORCHESTRATOR_FREE_{name.upper()}"
         if text := environment.get(variable):
@@ -39,9 +39,10 @@ def stream_settings(environment: Mapping[str, str] = os.environ) -> contract.Str
     isolated = environment.get("ORCHESTRATOR_FREE_ISOLATED")
     if isolated and isolated not in _YES_NO:
         raise InvalidInput(f"ORCHESTRATOR_FREE_ISOLATED={isolated[:20]!r}: expected yes or no")
-    if not found and not isolated:
+    domain = environment.get("ORCHESTRATOR_FREE_DOMAIN") or None
+    if not found and not isolated and not domain:
         return None
-    return contract.StreamSettings(**found, isolated=_YES_NO[isolated] if isolated else None)
+    return contract.StreamSettings(**found, isolated=_YES_NO[isolated] if isolated else None, domain=domain)
 
 
 class Access(TypedDict, total=False):
@@ -121,6 +122,7 @@ async def connect(
     Raises:
         BrokerUnreachable: nobody answers at the address.
         ConfigMismatch: the streams exist with another structure.
+        SecondLog: there are none, and another log hears the same subjects, or may: at an edge (deploy/leaf).
     """
     async with wired(url, member=member, inbox_prefix=inbox_prefix, **access) as wire:
         log = Log(wire)

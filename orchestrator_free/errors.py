@@ -37,6 +37,7 @@ OrchestratorFreeError
     ├── PermissionDenied (PermissionError)
     ├── StorageFull                     disk, account or stream limit reached; nothing was stored
     ├── Conflict                        the expected last sequence was wrong: somebody else wrote first
+    ├── SecondLog                       a log would be made beside another one, or might be; nothing was made
     └── ConfigMismatch                  a stream or bucket exists with other settings; lists the fields
 """
 
@@ -267,6 +268,10 @@ class Conflict(BrokerError):  # noqa: N818
     def __init__(self, message: str, *, actual: int) -> None:
         super().__init__(message)
         self.actual = actual
+
+
+class SecondLog(BrokerError):  # noqa: N818 - reads as what would happen
+    """A log would be made beside another one, or might be; nothing was made."""
 
 
 class ConfigMismatch(BrokerError):  # noqa: N818

@@ -8,6 +8,7 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -16,7 +17,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from orchestrator_free.broker import Broker, connect
+from orchestrator_free.broker import Broker, connect, stream_settings
 from orchestrator_free.cli import support
 from orchestrator_free.cli.guarding import (
     LOCAL,
@@ -153,7 +154,8 @@ def up(
 ) -> None:
     """Run a broker (unless you bring one) and a gateway, until you stop them."""
     settings = ServerSettings(data=data, port=broker_port, durability=durability, binary=nats_server)
-    streams = StreamSettings(shards=shards, replicas=replicas) if shards or replicas else None
+    said = replace(stream_settings() or StreamSettings(), shards=shards, replicas=replicas)
+    streams = said if shards or replicas else None
 
     async def work() -> None:
         guarding = guarding_of(

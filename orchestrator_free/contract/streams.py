@@ -45,6 +45,7 @@ class StreamSettings:
             those of all others; a steward compacts instead. None: as the log is, or not.
         audit_age_seconds: how long the audit log remembers; it should be longer than backups are kept.
         audit_bytes: size of the audit log; beyond it the oldest entries go.
+        domain: the JetStream domain that they are made in; has to be said where the broker has one.
     """
 
     shards: int | None = None
@@ -54,6 +55,7 @@ class StreamSettings:
     isolated: bool | None = None
     audit_age_seconds: int = 400 * 86_400
     audit_bytes: int = 1024 * 1024 * 1024
+    domain: str | None = None
 
     def beside(self, found: StreamSettings | None) -> StreamSettings:
         """Return these settings with what they leave open taken from an existing installation."""

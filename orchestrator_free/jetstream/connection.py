@@ -206,6 +206,11 @@ class Connection:
         """The version the broker reports."""
         return str(self._client._server_info.get("version", "unknown"))
 
+    @property
+    def linked(self) -> bool:
+        """Whether the server says that it is one of several: of a cluster, or joined to a hub as a leaf."""
+        return bool(self._client._server_info.get("cluster"))
+
     async def _on_error(self, error: Exception) -> None:
         text = str(error)
         if text:

@@ -15,13 +15,18 @@ from orchestrator_free.errors import (
     BrokerUnreachable,
     ConfigMismatch,
     OrchestratorFreeError,
+    SecondLog,
 )
+from orchestrator_free.jetstream.neighbours import check_alone
 from orchestrator_free.jetstream.wire import Wire
 
 _log = structlog.get_logger("orchestrator_free.jetstream")
 
 _STREAM_NOT_FOUND: Final = 10059
 _IN_USE: Final = 10058
+#: at a log that heard our question before the broker told us of it
+_LOOKS: Final = 5
+_LOOK_SECONDS: Final = 0.2
 _NO_JETSTREAM: Final = frozenset({10039, 10076})
 _PRESENCE_FIELDS: Final = ("subjects", "storage", "allow_direct")
 _TIMER_FIELDS: Final = ("subjects", "storage", "allow_direct", "allow_msg_schedules")
@@ -57,8 +62,9 @@ class Streams:
 
         Raises:
             ConfigMismatch: a stream exists with another structure; nothing is overwritten.
+            SecondLog: there is none, and one made here would be, or might be, the second.
         """
-        first = await self._find(contract.stream_name(0))
+        first = await self._first(settings.domain if settings else None)
         found = None if first is None else _settings_of(first["config"])
         wanted = (settings or found or contract.StreamSettings()).beside(found)
         shards, self._replicas = wanted.shards or 1, wanted.replicas or 1
@@ -72,6 +78,21 @@ class Streams:
         for config, fields in missing:  # only when nothing differs
             await self._create(config, fields)
         return shards
+
+    async def _first(self, domain: str | None) -> dict[str, Any] | None:
+        """Return what there is of the first shard; None if it is to be made."""
+        name = contract.stream_name(0)
+        if (found := await self._find(name)) is not None:
+            return found
+        try:
+            await check_alone(self._wire, domain)
+        except SecondLog:
+            for _ in range(_LOOKS):  # somebody is making it at this moment
+                if (found := await self._find(name)) is not None:
+                    return found
+                await asyncio.sleep(_LOOK_SECONDS)
+            raise
+        return None
 
     async def ensure_access(self) -> None:
         """Create the bucket of identity if it is missing: only who checks tokens needs it, and may.

@@ -156,11 +156,22 @@ def _wanted_streams(facts: Facts) -> Iterator[tuple[str, dict[str, Any]]]:
     first = facts.streams.get(contract.stream_name(0))
     isolated = first is not None and not first["config"].get("allow_rollup_hdrs")
     settings = contract.StreamSettings(shards=shards, isolated=isolated)
-    for shard in range(shards):
-        yield contract.stream_name(shard), contract.stream_config(shard, settings)
-    made = (contract.timer_stream, contract.object_stream, contract.audit_stream, contract.access_stream)
-    for config in (*(one(settings) for one in made), contract.durable_stream(1), contract.presence_stream()):
-        yield config["name"], config
+    yield from contract.installation(settings).items()
+
+
+def _log(facts: Facts) -> Iterable[Check]:
+    present = facts.streams.get(contract.stream_name(0)) is not None
+    if facts.logs > 1:
+        says = f"{facts.logs} logs hear what is said here: each keeps all of it, in an order of its own"
+        advice = (
+            "stop everything, delete the log that was made by mistake, and keep JetStream out of the edge (deploy/leaf)"
+        )
+        yield Check("log", "problem", says, advice)
+    elif facts.logs and not present:
+        says = "the JetStream that answers here has no log, one elsewhere hears what is said here"
+        yield Check("log", "problem", says, "keep JetStream out of the server at the edge; deploy/leaf says how")
+    elif facts.logs:
+        yield Check("log", "ok", "one log hears what is said here")
 
 
 def _wire(facts: Facts) -> Iterable[Check]:
@@ -348,6 +359,6 @@ def _some(items: Iterable[str]) -> str:
 
 
 _JUDGES: Final[tuple[Callable[[Facts], Iterable[Check]], ...]] = (
-    _broker, _jetstream, _settings, _durability, _clock, _storage, _streams, _wire, _replicas, _permissions, _consumers,
-    _agents, _lag, _asks, _letters, _gateways,
+    _broker, _jetstream, _settings, _durability, _clock, _storage, _log, _streams, _wire, _replicas, _permissions,
+    _consumers, _agents, _lag, _asks, _letters, _gateways,
 )  # fmt: skip

@@ -17,6 +17,7 @@ from orchestrator_free import contract
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import BrokerError, InvalidInput, SessionNotFound
 from orchestrator_free.jetstream import Log, Wire
+from orchestrator_free.jetstream.neighbours import logs_that_hear
 from orchestrator_free.lag import living_replicas, survey
 from orchestrator_free.operations.backup import list_consumers, stream_info
 from orchestrator_free.operations.checks import conclude
@@ -53,7 +54,10 @@ async def read_facts(
 ) -> Facts:
     """Read everything; see `examine`."""
     facts = Facts(version=wire.server_version, role=role, member=member)
-    await asyncio.gather(_account(wire, facts), _user(wire, facts), _monitor(monitor_url, facts), _ask(gateways, facts))
+    await asyncio.gather(
+        _account(wire, facts), _user(wire, facts), _logs(wire, facts), _monitor(monitor_url, facts),
+        _ask(gateways, facts),
+    )  # fmt: skip
     if "jetstream" in facts.errors:
         return facts
     await _streams(wire, facts)
@@ -79,6 +83,10 @@ async def _noting(facts: Facts, name: str) -> AsyncIterator[None]:
 async def _account(wire: Wire, facts: Facts) -> None:
     async with _noting(facts, "jetstream"):
         facts.account = await wire.api("INFO", deadline=4.0)
+
+
+async def _logs(wire: Wire, facts: Facts) -> None:
+    facts.logs = await logs_that_hear(wire)
 
 
 async def _user(wire: Wire, facts: Facts) -> None:

@@ -37,6 +37,7 @@ class Facts:
     Attributes:
         version: of the broker. account: `$JS.API.INFO`. user: `$SYS.REQ.USER.INFO`.
         varz, jsz: the broker's HTTP monitor, if its address was given.
+        logs: how many logs store what is said over this connection.
         streams: STREAM.INFO by name, None where there is none. consumers: by stream.
         replicas: living processes by agent.
         clock_ahead: seconds that the broker's clock is ahead of ours; clock_error: how sure that is.
@@ -52,6 +53,7 @@ class Facts:
     member: str = ""
     varz: dict[str, Any] | None = None
     jsz: dict[str, Any] | None = None
+    logs: int = 0
     streams: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     consumers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     replicas: Mapping[str, int] = field(default_factory=dict)

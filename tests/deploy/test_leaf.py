@@ -10,6 +10,12 @@ import httpx
 import pytest
 
 from orchestrator_free import connect
+from orchestrator_free.broker import stream_settings, wired
+from orchestrator_free.contract import StreamSettings
+from orchestrator_free.errors import SecondLog
+from orchestrator_free.jetstream import neighbours
+from orchestrator_free.jetstream.neighbours import logs_that_hear
+from orchestrator_free.operations.doctor import examine
 from tests.chaos.cluster import free_ports
 from tests.chaos.test_cluster import GATEWAY, serving
 from tests.chaos.test_kill_everything import SseClient
@@ -38,7 +44,7 @@ class Site:
     def __init__(self, folder: Path) -> None:
         hub, hub_monitor, leaf, edge, edge_monitor = free_ports(5)
         self.hub = Broker("leaf/hub.conf", folder / "hub", {"0.0.0.0:7422": f"127.0.0.1:{leaf}"}, hub, hub_monitor)
-        line = f"nats://edge:{EDGE_PASSWORD}@127.0.0.1:{leaf}"
+        self.line = line = f"nats://edge:{EDGE_PASSWORD}@127.0.0.1:{leaf}"
         self.edge = Broker("leaf/edge.conf", folder / "edge", {}, edge, edge_monitor, HUB_URL=line)
         self.hub_url = self.hub.url("core", SECRETS["CORE_PASSWORD"])
         self.edge_url = self.edge.url("edge", EDGE_PASSWORD)
@@ -121,6 +127,102 @@ async def test_what_is_sent_at_the_hub_is_answered_at_the_edge(
     assert plan.content == b"x" * 300_000
     assert "edgy" in {member.member for member in members}
     assert decided.status == "expired"
+
+
+KEEPS = {
+    "server_name: edge": "server_name: keeper",  # a hub has one line to each name
+    "leafnodes {": 'jetstream { store_dir: "STORE" }\nleafnodes {',
+    "SESSIONS { users": "SESSIONS { jetstream: enabled, users",
+}
+DOMAIN = {'"STORE"': '"STORE", domain: edge'}
+APART = {"default_js_domain": "# default_js_domain"}
+
+
+@asynccontextmanager
+async def edge_that_keeps(site: Site, folder: Path, changes: dict[str, str]) -> AsyncIterator[str]:
+    """Another edge, whose server has JetStream of its own; its address."""
+    port, monitor = free_ports(2)
+    edge = Broker(
+        "leaf/edge.conf", folder, KEEPS | changes | {"STORE": str(folder / "store")}, port, monitor, HUB_URL=site.line
+    )
+    try:
+        edge.start()
+        await edge.serving()
+        yield edge.url("edge", EDGE_PASSWORD)
+    finally:
+        edge.kill()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [(APART, "one elsewhere hears what is said"), (APART | DOMAIN, "one elsewhere hears what is said")],
+    ids=["no domain", "domain"],
+)
+async def test_an_edge_with_a_jetstream_of_its_own_makes_no_second_log(
+    site: Site, tmp_path: Path, changes: dict[str, str], words: str, eventually: Eventually
+) -> None:
+    """Its JetStream answers, and has no log: nothing is made, the error and the doctor say what to do."""
+    async with connect(site.hub_url, member="ann"), edge_that_keeps(site, tmp_path, changes) as url:
+
+        async def is_refused() -> bool:  # as soon as the line stands
+            async with wired(url, member="operator") as wire:
+                return await logs_that_hear(wire) == 1
+
+        await eventually(is_refused, 40)
+        for settings in (None, StreamSettings(shards=2), StreamSettings(domain="edge")):
+            with pytest.raises(SecondLog, match=words) as caught:
+                async with connect(url, member="core", settings=settings):
+                    pass
+            assert "deploy/leaf" in str(caught.value)
+        async with wired(url, member="operator") as wire:
+            assert (await wire.api("STREAM.NAMES"))["total"] == 0
+            found = await examine(wire, role="operator", member="operator")
+        assert ("log", "problem") in {(check.name, check.status) for check in found}
+
+
+async def test_a_hub_out_of_reach_is_no_reason_to_make_a_log_at_the_edge(
+    site: Site, tmp_path: Path, eventually: Eventually
+) -> None:
+    """A JetStream with a domain is made a log in only for who names the domain; one that was made so is used by all."""
+    nowhere = Site(tmp_path / "nowhere")  # never started
+    async with edge_that_keeps(nowhere, tmp_path / "edge", APART | DOMAIN) as url:
+        for settings, words in (
+            (None, "ORCHESTRATOR_FREE_DOMAIN=edge"),
+            (StreamSettings(domain="hub"), "not of 'hub'"),
+        ):
+            with pytest.raises(SecondLog, match=words):
+                async with connect(url, member="core", settings=settings):
+                    pass
+        chosen = stream_settings({"ORCHESTRATOR_FREE_DOMAIN": "edge"})
+        for settings in (chosen, None):
+            async with connect(url, member="ann", settings=settings) as ann:
+                await ann.session("s1").send("hello", to="nobody")
+        async with wired(url, member="operator") as wire:
+            found = await examine(wire, role="operator", member="operator")
+        assert ("log", "ok") in {(check.name, check.status) for check in found}
+
+
+async def test_two_jetstreams_that_answer_as_one_are_told_apart(tmp_path: Path, eventually: Eventually) -> None:
+    """Both sides let the API through and both keep: whoever comes first, at either side, is refused before two logs are."""
+    site = Site(tmp_path / "fresh")
+    try:
+        site.hub.start()
+        await site.hub.serving()
+        async with edge_that_keeps(site, tmp_path / "edge", {}) as url:
+            async with wired(url, member="operator") as wire:
+
+                async def both_answer() -> bool:
+                    return len(await neighbours._answers(wire, "$JS.API.INFO")) == 2
+
+                await eventually(both_answer, 40)
+            for one in (url, site.hub_url):
+                with pytest.raises(SecondLog, match="2 JetStreams answer"):
+                    async with connect(one, member="core"):
+                        pass
+            async with wired(url, member="operator") as wire:
+                assert (await wire.api("STREAM.NAMES"))["total"] == 0
+    finally:
+        site.kill()
 
 
 async def test_a_line_that_breaks_costs_a_pause(

@@ -29,7 +29,7 @@ def healthy(*, isolated: bool = False, **changes: Any) -> Facts:
     ]  # fmt: skip
     permissions = contract.permissions("operator", "operator")
     facts = Facts(
-        version="2.15.1", account={"streams": 5, "consumers": 2, "limits": {"max_storage": -1}}, role="operator",
+        version="2.15.1", logs=1, account={"streams": 5, "consumers": 2, "limits": {"max_storage": -1}}, role="operator",
         member="operator", user={"permissions": permissions}, varz={"max_payload": 1 << 20},
         jsz={"config": {"sync_always": True, "max_storage": 1000}, "storage": 10},
         streams={config["name"]: stream(config) for config in streams},
@@ -49,13 +49,24 @@ def said(facts: Facts, name: str) -> tuple[str, str]:
     return worst.status, "; ".join(check.says for check in found)
 
 
+def test_a_second_log_is_a_problem() -> None:
+    """One elsewhere beside ours, or one elsewhere and none here; who may not ask is told nothing."""
+    assert said(healthy(logs=2), "log")[0] == "problem"
+    elsewhere = healthy(streams={"SESSIONS_0": None})
+    assert said(elsewhere, "log") == (
+        "problem",
+        "the JetStream that answers here has no log, one elsewhere hears what is said here",
+    )
+    assert not [check for check in conclude(healthy(logs=0)) if check.name == "log"]
+
+
 def test_nothing_is_wrong_with_an_installation_in_order() -> None:
     """No warning, no problem, and every question is answered."""
     found = conclude(healthy())
 
     assert {check.status for check in found} == {"ok"}
     assert {check.name for check in found} == {
-        "broker", "jetstream", "durability", "clock", "storage", "streams", "wire", "permissions", "consumers", "agents",
+        "broker", "jetstream", "durability", "clock", "storage", "log", "streams", "wire", "permissions", "consumers", "agents",
         "lag", "asks", "dead letters", "gateway",
     }  # fmt: skip
 
