@@ -48,7 +48,11 @@ def doctor(
         problems = sum(check.status == "problem" for check in found)
         if not as_json:
             warnings = sum(check.status == "warning" for check in found)
-            err.print(f"{problems} problems, {warnings} warnings", highlight=False)
+            counts = (
+                f"{count} {word}{'' if count == 1 else 's'}"
+                for count, word in ((problems, "problem"), (warnings, "warning"))
+            )
+            err.print(", ".join(counts), highlight=False)
         return EXIT_FAILED if problems else 0
 
     run(work())

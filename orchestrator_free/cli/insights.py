@@ -20,7 +20,7 @@ from orchestrator_free.insights import Settings, read_report
 from orchestrator_free.insights.page import html_page, seconds, share
 from orchestrator_free.insights.plots import write_png
 from orchestrator_free.insights.viewers import read_viewers
-from orchestrator_free.subjects import check_name
+from orchestrator_free.subjects import ALL, check_name
 
 _STATUSES: Final = ("done", "error", "failed", "cancelled", "rejected", "lost")
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -120,14 +120,19 @@ def _summary(report: dict[str, Any]) -> Table:
          f"({share(answers['followed'], sum(answers.values()))}) were followed by something that a person did"),
         ("first output", f"half within {seconds(first['p50'])}, 95 % within {seconds(first['p95'])}; "
          f"{first['count']} known, {unknown} unknown"),
-        ("hand-offs", f"{ends}; accepted after {seconds(handed['accepted_after']['p50'])} (median), "
-         f"{seconds(handed['accepted_after']['p95'])} (95 %)"),
-        ("asks", f"{asks}, open for {seconds(asked['open_for']['p50'])} (median), "
-         f"{seconds(asked['open_for']['p95'])} (95 %)"),
+        ("hand-offs", ends + _within("; accepted after", handed["accepted_after"])),
+        ("asks", (str(asks) if asks else "none") + _within(", open for", asked["open_for"])),
     )  # fmt: skip
     for name, text in rows:
         table.add_row(name, text)
     return table
+
+
+def _within(words: str, spread: dict[str, Any]) -> str:
+    """Return how long it took, nothing where it never did."""
+    if not spread["count"]:
+        return ""
+    return f"{words} {seconds(spread['p50'])} (median), {seconds(spread['p95'])} (95 %)"
 
 
 def _ends(agent: dict[str, Any]) -> list[str]:
@@ -155,7 +160,8 @@ def _agents(agents: dict[str, Any]) -> list[RenderableType]:
         for head in heads:
             table.add_column(head, justify="right", no_wrap=True)
         for name, agent in agents.items():
-            table.add_row(clean(name), *row(agent))
+            if name != ALL or (row is _steps and any(agent["controls"].values())):
+                table.add_row("(everybody)" if name == ALL else clean(name), *row(agent))
         found += [Text(), table]
     return found
 

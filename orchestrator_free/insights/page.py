@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any, Final
 
+from orchestrator_free.subjects import ALL
+
 _STYLE: Final = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1a1f2b; --soft: #5d6677; --line: #e3e7ee; --card: #f6f8fb;
   --bar: #3867d6; --good: #1e8e5a; --warn: #b8620e; --bad: #c0392b; }
@@ -151,7 +153,7 @@ def _agents(agents: dict[str, Any]) -> str:
             *(seconds(a[what][which]) for what in ("waited", "first_output", "seconds") for which in ("p50", "p95")),
             _mark(a["silent"], "warn"), _mark(a["taken_over"], "warn"),
         )
-        for name, a in agents.items()
+        for name, a in agents.items() if name != ALL
     ]  # fmt: skip
     return f"<h2>Agents</h2>{_table(heads, rows)}" if rows else "<h2>Agents</h2><p class=note>No agent has a run.</p>"
 
@@ -166,7 +168,7 @@ def _errors(agents: dict[str, Any]) -> str:
         counts += [_mark(ends.get(word, 0), "warn") for word in ("cancelled", "rejected", "lost")]
         counts += [f"{ends.get('running', 0):,}"]
         counts += [f"{controls.get(word, 0):,}" for word in ("cancel", "redirect", "steer")]
-        rows.append((escape(name), *counts))
+        rows.append(("(everybody)" if name == ALL else escape(name), *counts))
     return f"<h2>How runs end, and how people step in</h2>{_table(heads, rows)}" if rows else ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from tests.inside import serving
@@ -38,6 +39,20 @@ async def test_insights_of_a_real_session(
     assert report["agents"][name]["first_output"]["count"] == 1
     assert f"<td>{name}</td>" in page.read_text()
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+async def test_what_was_said_to_everybody_is_no_agent_without_runs(ann: Broker, command: Any, fresh: Any) -> None:
+    """A cancel to `all` stands where people step in, under a name of its own; nobody takes it for a total of 0 runs."""
+    session = ann.session(fresh("s"))
+    await session.create()
+    await session.control.cancel()
+
+    shown = command("insights").out
+
+    first, second, third = (shown.index(head) for head in ("how runs end", "stepping in", "times"))
+    assert "(everybody)" not in shown[first:second] + shown[third:]
+    assert re.search(r"^\(everybody\) +1 ", shown[second:third], re.MULTILINE)
+    assert not re.search(r"^all ", shown, re.MULTILINE)
 
 
 async def test_wrong_use_is_said(command: Any) -> None:
