@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
 
 from tests.cli.test_serve import urls
+from tests.identity.test_remote_keys import place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,3 +140,41 @@ async def test_up_with_keys_asks_for_tokens_wherever_it_listens(command: Any, ev
         assert (await http.get("/sessions/cli-1")).status_code == 200
         assert command("token", "revoke", "--all").code == 0
         await eventually(revoked, 20)
+
+
+async def test_up_takes_the_tokens_of_an_identity_provider(command: Any, eventually: Callable[..., Any]) -> None:
+    """The whole way: RS256, its key set at an address, its claims read as a file says; a member writes as itself."""
+    private = rsa.generate_private_key(65537, 2048)
+    shown = RSAAlgorithm.to_jwk(private.public_key(), as_dict=True) | {"kid": "r1", "use": "sig"}
+    claims = command.folder / "claims.toml"
+    claims.write_text(
+        'escape = true\ncapabilities = ["read", "write"]\nsessions = ["{member}-*"]\n'
+        '[claims]\nroles = "permissions"\n[roles.boss]\ncapabilities = ["admin"]\n'
+    )
+    about = {"iss": "https://acme.example/", "aud": "sessions", "iat": int(time.time()), "exp": int(time.time()) + 600}
+
+    def headers(**claims: Any) -> dict[str, str]:
+        token = jwt.encode(about | claims, private, algorithm="RS256", headers={"kid": "r1"})
+        return {"authorization": f"Bearer {token}"}
+
+    async with place() as there:
+        there.keys = [shown]
+        program = command.start(
+            "up", "--port", "0", "--broker", command.url, "--auth-jwks", there.url, "--auth-claims", str(claims),
+            "--auth-issuer", "https://acme.example/", "--auth-audience", "sessions",
+        )  # fmt: skip
+        await eventually(lambda: urls(program).get("gateway"), 60)
+        member = "auth0_7C5f7c"
+        async with httpx.AsyncClient(base_url=urls(program)["gateway"]) as http:
+            ann, boss = headers(sub="auth0|5f7c"), headers(sub="auth0|5f7c", permissions=["boss"])
+            assert (await http.post("/sessions", json={"session": f"{member}-1"}, headers=ann)).status_code == 201
+            said = await http.post(f"/sessions/{member}-1/inputs", json={"text": "hi", "to": "all"}, headers=ann)
+            assert said.status_code == 202
+            view = (await http.get(f"/sessions/{member}-1", headers=ann)).json()
+            assert [entry["from"] for entry in view["inputs"]] == [member]
+            assert (await http.delete(f"/sessions/{member}-1", headers=ann)).status_code == 403
+            assert (await http.get(f"/sessions/{member}-1", headers=headers(sub="auth0|5f7d"))).status_code == 404
+            assert (await http.get(f"/sessions/{member}-1", headers=headers(sub="a", aud="other"))).status_code == 401
+            assert (await http.delete(f"/sessions/{member}-1", headers=boss)).status_code == 204
+    refused = command("up", "--auth-claims", "claims.toml")
+    assert (refused.code, "--auth-jwks" in refused.err) == (2, True)
