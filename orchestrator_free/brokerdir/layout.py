@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from orchestrator_free import contract
 from orchestrator_free.brokerdir import certificates
-from orchestrator_free.brokerdir.plan import CALLOUT_ACCOUNT, FIRST_USERS, MAIN, SYSTEM_ACCOUNT, Plan, Tenant
+from orchestrator_free.brokerdir.plan import CALLOUT_ACCOUNT, FIRST_USERS, MAIN, Plan, Tenant
 from orchestrator_free.embedded.server import ServerSettings, server_config
 
 USERS: Final = "users.conf"
@@ -36,7 +36,7 @@ def accounts(plan: Plan) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for tenant in plan.tenants.values():
         found |= _tenant_accounts(tenant, plan)
-    found[SYSTEM_ACCOUNT] = {"users": [{"nkey": plan.system}]}
+    found[contract.SYSTEM_ACCOUNT] = {"exports": contract.SYSTEM_EXPORTS, "users": [{"nkey": plan.system}]}
     if plan.callout is not None:
         found[CALLOUT_ACCOUNT] = {"users": [{"nkey": plan.callout.nkey}]}
     return found
@@ -80,7 +80,7 @@ def users_conf(plan: Plan) -> str:
             "xkey": plan.callout.xkey,
         }
         lines.append(f"authorization: {_json({'timeout': AUTH_SECONDS, 'auth_callout': asked})}")
-    lines += [f"accounts: {_json(accounts(plan))}", f"system_account: {SYSTEM_ACCOUNT}", ""]
+    lines += [f"accounts: {_json(accounts(plan))}", f"system_account: {contract.SYSTEM_ACCOUNT}", ""]
     return "\n".join(lines)
 
 

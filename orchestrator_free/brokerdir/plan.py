@@ -20,7 +20,6 @@ from orchestrator_free.subjects import check_name
 MAIN: Final = "main"
 FIRST_USERS: Final = {"gateway": "core", "operator": "operator"}
 GATEWAY: Final = "gateway"
-SYSTEM_ACCOUNT: Final = "SYS"
 CALLOUT_ACCOUNT: Final = "AUTH"
 
 Durability = Literal["fsync", "interval"]
@@ -159,7 +158,7 @@ def check_tenant(name: str) -> None:
         InvalidInput: a name that cannot be one, or that of an account which is not a tenant's.
     """
     check_name("tenant", name)
-    if name in (SYSTEM_ACCOUNT, CALLOUT_ACCOUNT):
+    if name in (contract.SYSTEM_ACCOUNT, CALLOUT_ACCOUNT) or contract.CALLERS in name:
         raise InvalidInput(f"a tenant cannot be called {name!r}: that account is the broker's own")
 
 

@@ -21,9 +21,10 @@ def door(
     member: Annotated[str, typer.Option("--as", help="The member whose inputs the prompts become.")] = "synadia",
     max_sessions: Annotated[int, typer.Option(help="So many sessions are listed, the newest.", min=0)] = 100,
     at_once: Annotated[int, typer.Option(help="Prompts answered at once; more are refused.", min=1)] = 256,
+    signed: Annotated[bool, typer.Option("--signed", help="Refuse prompts that nobody has signed.")] = False,
 ) -> None:
     """Let callers discover and prompt the agents of all sessions; any number of doors share the work."""
-    settings = DoorSettings(owner=owner, member=member, max_sessions=max_sessions, at_once=at_once)
+    settings = DoorSettings(owner=owner, member=member, max_sessions=max_sessions, at_once=at_once, signed=signed)
 
     async def work() -> None:
         async with reach.connect(member) as broker:

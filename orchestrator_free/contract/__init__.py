@@ -1,6 +1,9 @@
 """The contract with the broker as data: streams, buckets, consumers and permissions. `broker/` is written from it."""
 
 from orchestrator_free.contract.accounts import (
+    CALLERS,
+    SYSTEM_ACCOUNT,
+    SYSTEM_EXPORTS,
     account_of,
     agents_account,
     caller_account,
@@ -76,6 +79,7 @@ __all__ = (
     "ACK_WAIT_SECONDS",
     "ANSWERED",
     "AUDIT",
+    "CALLERS",
     "CALLERS_INBOX",
     "CREATED",
     "DISCOVERY",
@@ -92,6 +96,8 @@ __all__ = (
     "ROLES",
     "SERVICE_ACK_WAIT_SECONDS",
     "STRUCTURE",
+    "SYSTEM_ACCOUNT",
+    "SYSTEM_EXPORTS",
     "TIMED_KINDS",
     "TIMERS",
     "TOMBSTONE_ROOT",

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from orchestrator_free.contract.roles import (
+    ABOUT_SELF,
     ANSWERED,
     HEARTBEATS,
     LEADER_ELECTED,
@@ -26,8 +27,20 @@ from orchestrator_free.contract.roles import (
     expand,
 )
 from orchestrator_free.contract.streams import OBJECT_BUCKET, PRESENCE_BUCKET
+from orchestrator_free.errors import InvalidInput
 from orchestrator_free.subjects import AT, LIVE, ROOT, STEWARD, check_name
 
+#: between tenant and caller in the name of a caller's account; no tenant has it in its own
+CALLERS: Final = "--caller--"
+#: of whoever operates the server
+SYSTEM_ACCOUNT: Final = "SYS"
+#: what its account lets all others use
+SYSTEM_EXPORTS: Final[list[dict[str, Any]]] = [{"service": ABOUT_SELF}]
+#: the server adds this itself to accounts that import nothing; shared, because it answers whoever asks about himself
+_ABOUT_SELF_IMPORT: Final[dict[str, Any]] = {
+    "service": {"account": SYSTEM_ACCOUNT, "subject": ABOUT_SELF},
+    "share": True,
+}
 _PULL: Final = "$JS.API.CONSUMER.MSG.NEXT.{stream}.*"
 #: what goes to the streams as it is; `$JS.API.INFO` keeps the server from adding an import of its own API, which would
 #: answer every request first, with "JetStream not enabled for account"
@@ -64,8 +77,17 @@ def agents_account(tenant: str) -> str:
 
 
 def caller_account(tenant: str, caller: str) -> str:
-    """Return the name of the account that a caller of the Synadia Agent Protocol has for itself."""
-    return f"{check_name('tenant', tenant)}.caller.{check_name('user', caller)}"
+    """Return the name of the account that a caller of the Synadia Agent Protocol has for itself.
+
+    Without dots: who signs prompts names the account, and the protocol takes no others.
+
+    Raises:
+        InvalidInput: with these names two callers could get one account.
+    """
+    for name in (check_name("tenant", tenant), check_name("user", caller)):
+        if "--" in name:
+            raise InvalidInput(f"{name!r}: where there are callers, no tenant and no caller has -- in its name")
+    return f"{tenant}{CALLERS}{caller}"
 
 
 def account_of(role: str, tenant: str, member: str) -> str:
@@ -98,6 +120,7 @@ def imports(tenant: str, *, shards: int = 1) -> list[dict[str, Any]]:
         for here, there in zip(expand(_ASKED, "", shards), expand(_ASKED.values(), "", shards), strict=True)
     ]
     return [
+        _ABOUT_SELF_IMPORT,
         *({"service": core | {"subject": one}} for one in expand(_DIRECT, "", shards)),
         *asked,
         *({"stream": core | {"subject": one}} for one in expand(_HEARD, "", shards)),
@@ -117,4 +140,4 @@ def caller_imports(tenant: str) -> list[dict[str, Any]]:
     """Return what a caller's account uses of the core account."""
     core = {"account": core_account(tenant)}
     services = [{"service": core | {"subject": one}} for one in (*PROMPTED, ANSWERED)]
-    return [*services, {"stream": core | {"subject": HEARTBEATS}}]
+    return [_ABOUT_SELF_IMPORT, *services, {"stream": core | {"subject": HEARTBEATS}}]

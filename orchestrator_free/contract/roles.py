@@ -50,8 +50,8 @@ class Role:
 
 _PRESENCE_STREAM: Final = f"KV_{PRESENCE_BUCKET}"
 _OBJECT_STREAM: Final = f"OBJ_{OBJECT_BUCKET}"
-#: what this user may: for `doctor`
-_ABOUT_SELF: Final = "$SYS.REQ.USER.INFO"
+#: who this user is and what it may: for `doctor`, and for whoever signs prompts
+ABOUT_SELF: Final = "$SYS.REQ.USER.INFO"
 #: requests that are answered with many messages, and those that are answered with one
 STREAMED: Final = ("$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{_PRESENCE_STREAM}")
 #: reading the log, the presence and the objects, without making anything at the broker
@@ -68,7 +68,7 @@ LOOK_UP: Final = (
 )
 _READ: Final = (
     *LOOK_UP,
-    _ABOUT_SELF,
+    ABOUT_SELF,
     "$JS.API.STREAM.NAMES",
     "$JS.API.DIRECT.GET.{stream}.>",
     f"$JS.API.DIRECT.GET.{_OBJECT_STREAM}.>",
@@ -211,7 +211,7 @@ ROLES: Final[dict[str, Role]] = {
         publish=(
             *_WORK,
             *LOOK_UP,
-            _ABOUT_SELF,
+            ABOUT_SELF,
             *_pull(agent_consumer_name("{member}")),
             *_pull(control_consumer_name("{member}")),
         ),
@@ -256,7 +256,7 @@ ROLES: Final[dict[str, Role]] = {
     ),
     "caller": Role(
         about="A caller of the Synadia Agent Protocol, who knows nothing of sessions; in an account of its own.",
-        publish=(*PROMPTED, ANSWERED),
+        publish=(*PROMPTED, ANSWERED, ABOUT_SELF),
         subscribe=(CALLERS_INBOX, "_INBOX.{member}.>", HEARTBEATS),
     ),
     "observer": Role(

@@ -118,7 +118,7 @@ def permissions_conf(shards: int = 1) -> str:
     """Return users for every role but the isolated one, as an include of `nats-server.conf`."""
     users = [User(member=member, role=role, login=f"nkey: ${member.upper()}_NKEY") for role, member in _MEMBERS]
     blocks = "\n".join(_user(user, shards, indent="  ") for user in users)
-    system = f"accounts {{\n{_system('nkey: $SYSTEM_NKEY')}\n}}\nsystem_account: SYS\n"
+    system = f"accounts {{\n{_system('nkey: $SYSTEM_NKEY')}\n}}\nsystem_account: {contract.SYSTEM_ACCOUNT}\n"
     return f"{_ABOUT_PERMISSIONS}\nauthorization {{\n  users: [\n{blocks}\n  ]\n}}\n\n{system}"
 
 
@@ -156,7 +156,7 @@ def accounts_block(tenants: Mapping[str, Iterable[User]], shards: int = 1, *, sy
             _account(name, uses.get(name, {"imports": contract.caller_imports(tenant)}), found, shards)
             for name, found in of.items()
         ]
-    return "accounts {\n" + "\n".join(blocks) + "\n}\nsystem_account: SYS\n"
+    return "accounts {\n" + "\n".join(blocks) + f"\n}}\nsystem_account: {contract.SYSTEM_ACCOUNT}\n"
 
 
 def _account(name: str, settings: dict[str, Any], users: Iterable[User], shards: int) -> str:
@@ -182,4 +182,5 @@ def _user(user: User, shards: int, *, indent: str) -> str:
 
 def _system(login: str) -> str:
     about = "  # system: sees every connection and account, and can close them; for operators, never for a member."
-    return f'{about}\n  "SYS": {{ users: [ {{ {login} }} ] }}'
+    exports = json.dumps(contract.SYSTEM_EXPORTS)
+    return f'{about}\n  "{contract.SYSTEM_ACCOUNT}": {{ exports: {exports}, users: [ {{ {login} }} ] }}'

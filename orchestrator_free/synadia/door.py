@@ -41,6 +41,7 @@ from orchestrator_free.synadia.frames import (
     read_prompt,
     status,
 )
+from orchestrator_free.synadia.senders import SenderRefused, Senders
 from orchestrator_free.synadia.telling import Telling
 from orchestrator_free.views.members import replicas_of
 
@@ -60,12 +61,14 @@ class DoorSettings:
         member: the member whose inputs the prompts become.
         max_sessions: so many sessions are listed, those that were begun or renamed last.
         at_once: prompts that are answered at the same time by one door; more are refused with 429.
+        signed: prompts that nobody has signed are refused with 401.
     """
 
     owner: str = "orchestrator-free"
     member: str = "synadia"
     max_sessions: int = 100
     at_once: int = 256
+    signed: bool = False
 
     def __post_init__(self) -> None:
         check_name("owner", self.owner)
@@ -76,9 +79,15 @@ class FrontDoor:
     """Answers callers: `await FrontDoor(broker).run()`, until cancelled. Needs the role `door`."""
 
     def __init__(self, broker: Broker, settings: DoorSettings | None = None) -> None:
+        """Prepare.
+
+        Raises:
+            InvalidInput: the extra `synadia` is not installed.
+        """
         self._broker = broker
         self._wire = broker.log.wire
         self._settings = settings or DoorSettings()
+        self._senders = Senders(required=self._settings.signed)
         self._version = version("orchestrator-free")
         self._tasks: set[asyncio.Task[None]] = set()
         self._answering = 0
@@ -161,8 +170,11 @@ class FrontDoor:
         """Answer `$SRV.PING` or `$SRV.INFO`, for all of `agents` or one of them."""
         for one in await self.registrations():
             if len(tokens) < 4 or tokens[3] == one.id:
-                told = one.ping(self._version) if tokens[1] == "PING" else one.info(self._version, self._limit)
+                told = one.ping(self._version) if tokens[1] == "PING" else self._info(one)
                 self._wire.send(reply, orjson.dumps(told))
+
+    def _info(self, one: Registration) -> dict[str, Any]:
+        return one.info(self._version, self._limit, signed=self._settings.signed)
 
     @property
     def _limit(self) -> int:
@@ -187,16 +199,25 @@ class FrontDoor:
             _log.warning("a prompt whose reply subject is no caller's inbox is not answered", subject=subject)
             return
         _, _, agent, _, session = subject.split(".")
-        self._spawn(self._answer(agent, session, payload, Caller(self._wire, reply)))
+        caller = Caller(self._wire, reply)
+        try:
+            sender = self._senders.check(subject, payload, header)
+        except SenderRefused as error:
+            _log.info("a prompt was refused", subject=subject, reason=str(error.__cause__ or error))
+            self._spawn(caller.fail(error.code, str(error)))
+            return
+        self._spawn(self._answer(agent, session, payload, sender, caller))
 
-    async def _answer(self, agent: str, name: str, payload: bytes, caller: Caller) -> None:
+    async def _answer(
+        self, agent: str, name: str, payload: bytes, sender: dict[str, str] | None, caller: Caller
+    ) -> None:
         """Ask, and tell the answer; whatever goes wrong is told with the code that the protocol has for it."""
         if self._answering >= self._settings.at_once:
             await caller.fail(429, f"{self._answering} prompts are being answered here; try again in a moment")
             return
         self._answering += 1
         try:
-            telling = await self._begin(agent, name, read_prompt(payload), caller)
+            telling = await self._begin(agent, name, read_prompt(payload), sender, caller)
             keeping = asyncio.create_task(caller.keep(KEEP_ALIVE_SECONDS))
             try:
                 await telling.run()
@@ -216,7 +237,9 @@ class FrontDoor:
         finally:
             self._answering -= 1
 
-    async def _begin(self, agent: str, name: str, prompt: Prompt, caller: Caller) -> Telling:
+    async def _begin(
+        self, agent: str, name: str, prompt: Prompt, sender: dict[str, str] | None, caller: Caller
+    ) -> Telling:
         """Append the input, or find the one whose answer broke off; acknowledge, and return what tells the answer."""
         session = await self._session(agent, name)
         await caller.say(ACK)
@@ -224,7 +247,7 @@ class FrontDoor:
             if not await _was_asked(session, agent, prompt.resume.input):
                 raise SessionNotFound(f"{session.id}: nobody asked {agent} {prompt.resume.input} here")
             return Telling(session, Answer(session.member, prompt.resume.input), caller, skip=prompt.resume.characters)
-        data = await self._beside(session, prompt)
+        data = await self._beside(session, prompt, sender)
         sent = await session.send(prompt.prompt, to=agent, id=prompt.id, data=data)
         await caller.say(status(f"input {session.id}/{sent.input}"))
         return Telling(session, Answer(session.member, sent.input), caller)
@@ -247,16 +270,17 @@ class FrontDoor:
         await session.create(agents=[agent])
         return session
 
-    async def _beside(self, session: Session, prompt: Prompt) -> dict[str, Any] | None:
-        """Store the attachments; return what goes beside the text: their names, and fields we do not know."""
+    async def _beside(self, session: Session, prompt: Prompt, sender: dict[str, str] | None) -> dict[str, Any] | None:
+        """Store the attachments; return what goes beside the text: their names, fields we do not know, who signed."""
         files = []
         for file in prompt.attachments:
             content = file.data()
             stored = object_name(content, "attachment")
             await self._broker.objects.put(session.id, stored, content)
             files.append({"name": file.filename, "object": stored, "size": len(content)})
-        beside = {"attachments": files} if files else {}
-        return (beside | (prompt.model_extra or {})) or None
+        # What we know stands over what the prompt says of itself.
+        extra = {name: value for name, value in (prompt.model_extra or {}).items() if name != "sender"}
+        return (extra | ({"attachments": files} if files else {}) | ({"sender": sender} if sender else {})) or None
 
 
 def _is_callers(reply: str) -> bool:

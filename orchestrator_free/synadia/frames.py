@@ -171,9 +171,10 @@ class Registration:
         kind = "io.nats.micro.v1.ping_response"
         return {"type": kind, "name": SERVICE, "id": self.id, "version": version, "metadata": self.metadata}
 
-    def info(self, version: str, max_payload: int) -> dict[str, Any]:
+    def info(self, version: str, max_payload: int, *, signed: bool = False) -> dict[str, Any]:
         """Return the answer to `$SRV.INFO`; numbers and flags are strings, or callers do not know them."""
-        limits = {"max_payload": f"{max_payload}B", "attachments_ok": "true", "min_sender_trust": "any"}
+        trust = "signed" if signed else "any"
+        limits = {"max_payload": f"{max_payload}B", "attachments_ok": "true", "min_sender_trust": trust}
         endpoints = [
             {"name": "prompt", "subject": self.subject("prompt"), "queue_group": QUEUE, "metadata": limits},
             {"name": "status", "subject": self.subject("status"), "queue_group": QUEUE, "metadata": None},

@@ -16,6 +16,7 @@ from orchestrator_free.agent import Agent
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.jetstream import Wire
+from orchestrator_free.synadia.senders import library
 from orchestrator_free.working.run import Run, RunError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Guest:
             InvalidInput: the extra `synadia` is not installed.
         """
         self._where = where
-        self._library = _library()
+        self._library = library()
         self.agent = Agent(name, **{"overlap": "queue"} | settings)
         self.agent(self._handle)
 
@@ -122,18 +123,8 @@ async def discover(wire: Wire) -> list[synadia.Agent]:
 
 @asynccontextmanager
 async def _client(wire: Wire) -> AsyncIterator[synadia.Agents]:
-    client = _library().Agents(nc=wire.client)
+    client = library().Agents(nc=wire.client)
     try:
         yield client
     finally:
         await client.close()
-
-
-def _library() -> Any:
-    try:
-        from synadia_ai import agents
-    except ImportError as error:
-        raise InvalidInput(
-            "the package synadia-ai-agents is missing: pip install orchestrator-free[synadia]"
-        ) from error
-    return agents

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import nats
+import nkeys
 import pytest
-from synadia_ai.agents import Agents, Query, ResponseChunk
+from synadia_ai.agents import Agents, Envelope, Query, ResponseChunk
+from synadia_ai.agents.identity import (
+    AgentId,
+    Identity,
+    serialize_sender_header,
+    sign_sender_header,
+    signer_from_seed,
+)
 
 from orchestrator_free import Broker, Run, connect
 from orchestrator_free.brokerdir import BrokerFolder
 from orchestrator_free.brokerdir.running import embedded, prepare_all, stream_settings
 from orchestrator_free.callout.grants import AUDIENCE, REQUIRED, mint
 from orchestrator_free.callout.service import CalloutService
+from orchestrator_free.errors import InvalidInput
 from orchestrator_free.identity.keys import public_path, read_key_file, write_new_keys
 from orchestrator_free.identity.keysets import FileKeys
 from orchestrator_free.identity.tokens import Verifier
 from orchestrator_free.steward import Steward
-from orchestrator_free.synadia import FrontDoor, Guest
+from orchestrator_free.synadia import DoorSettings, FrontDoor, Guest
 from orchestrator_free.synadia.guest import Where
 from tests.inside import serving
 from tests.synadia.test_guest import shout
@@ -57,12 +67,12 @@ def _as(folder: BrokerFolder, name: str, **more: Any) -> Any:
 
 
 @asynccontextmanager
-async def door(folder: BrokerFolder) -> AsyncIterator[None]:
+async def door(folder: BrokerFolder, **settings: Any) -> AsyncIterator[None]:
     """Run the front door in its role, and the agent behind it."""
     clerks = serving(folder.url, "clerk", clerk, nkey_seed=folder.seed("main", "clerk"))
     async with clerks, _as(folder, "synadia") as broker:
         ready = asyncio.Event()
-        task = asyncio.create_task(FrontDoor(broker).run(ready=ready.set))
+        task = asyncio.create_task(FrontDoor(broker, DoorSettings(**settings)).run(ready=ready.set))
         try:
             await asyncio.wait_for(ready.wait(), 20)
             await broker.log.wire.settled()
@@ -100,7 +110,7 @@ async def found(agents: Agents) -> Any:
     raise AssertionError("not discovered")
 
 
-async def said(agent: Any, text: str, answer: str = "blue") -> tuple[str, list[str]]:
+async def said(agent: Any, text: Any, answer: str = "blue") -> tuple[str, list[str]]:
     """Prompt; return all text, and the names of the files."""
     words, files = "", []
     async with asyncio.timeout(60):
@@ -213,3 +223,82 @@ async def test_a_guest_works_in_its_role(tmp_path: Path) -> None:
 
     assert run["status"] == "done", json.dumps(run)
     assert "".join(part["text"] for part in run["parts"] if part["type"] == "text") == "HELLO YOU "
+
+
+async def test_a_signed_prompt_says_who_sent_it_and_a_wrong_signature_is_refused(tmp_path: Path) -> None:
+    """By their client, with its own key: what was signed stands beside the input; forged, old, replayed: 401, nothing."""
+    async with secured(tmp_path) as (folder, gateway), door(folder), calling(folder) as agents:
+        seed = folder.seed("main", "partner").read_text().strip()
+        connection = agents._nc
+        signing = Agents(nc=connection, identity=Identity(signer=signer_from_seed(seed), name="Ada of partner"))
+        assert (await said(await found(signing), "Ada"))[0] == "Hello, Ada!"
+        lie = {"user": "U" * 56, "account": "main"}
+        assert (await said(await found(agents), Envelope(prompt="Bob", sender=lie)))[0] == "Hello, Bob!"
+        views = [await gateway.session(one.session).view() for one in await gateway.sessions()]
+        data = {view["inputs"][0]["text"]: view["inputs"][0]["data"] for view in views}
+        key = folder.plan.tenant("main").user("partner").nkey  # type: ignore[union-attr]
+        assert data["Ada"]["sender"] == {"account": "main--caller--partner", "user": key, "name": "Ada of partner"}
+        assert data["Bob"] is None
+
+        subject, payload = "agents.prompt.clerk.orchestrator-free.new", b'{"prompt": "Eve"}'
+        signer, who = signer_from_seed(seed), AgentId.new("main--caller--partner", key)
+
+        async def header(text: bytes = payload, at: str = subject, **more: Any) -> str:
+            made = await sign_sender_header(signer=signer, id=who, sub=at, payload=text, **more)
+            return serialize_sender_header(made)
+
+        good = await header()
+        other = nkeys.from_seed(bytearray(folder.seed("main", "stranger").read_bytes().strip())).public_key.decode()
+        tries = {
+            "another payload": (await header(b'{"prompt": "Mallory"}'), "401"),
+            "another subject": (await header(at="agents.prompt.clerk.orchestrator-free.s1"), "401"),
+            "another user": (good.replace(key, other), "401"),
+            "another account": (good.replace("main--caller", "rival--caller"), "401"),
+            "old": (await header(ts="2026-01-01T00:00:00Z"), "401"),
+            "no header": ("{", "400"),
+            "half a header": (good[:-20], "400"),
+            "good": (good, None),
+            "again": (good, "401"),
+        }
+        for name, (value, code) in tries.items():
+            assert await _code(connection, subject, payload, {"Agent-Sender": value}) == code, name
+        assert len(await gateway.sessions()) == 3
+
+
+async def _code(connection: Any, subject: str, payload: bytes, headers: dict[str, str]) -> str | None:
+    """Prompt; return the error's code."""
+    inbox = f"_INBOX.agents.{secrets.token_hex(8)}"
+    answers = await connection.subscribe(inbox)
+    await connection.publish(subject, payload, reply=inbox, headers=headers)
+    code = None
+    while True:
+        message = await answers.next_msg(30)
+        code = (message.headers or {}).get("Nats-Service-Error-Code", code)
+        if not message.data and not message.headers:
+            await answers.unsubscribe()
+            return code
+
+
+async def test_a_door_may_insist_on_signatures(tmp_path: Path) -> None:
+    """It says so in its registrations; their client then signs or does not ask; who asks all the same gets 401."""
+    async with secured(tmp_path) as (folder, gateway), door(folder, signed=True), calling(folder) as agents:
+        assert (await found(agents)).min_sender_trust == "signed"
+        subject = "agents.prompt.clerk.orchestrator-free.new"
+        assert await _code(agents._nc, subject, b'{"prompt": "Eve"}', {}) == "401"
+        seed = folder.seed("main", "partner").read_text().strip()
+        signing = Agents(nc=agents._nc, identity=Identity(signer=signer_from_seed(seed)))
+        assert (await said(await found(signing), "Ada"))[0] == "Hello, Ada!"
+        assert len(await gateway.sessions()) == 1
+
+
+def test_no_two_callers_get_one_account(tmp_path: Path) -> None:
+    """Names that could be read in two ways are refused, of tenants as of callers."""
+    folder, _ = BrokerFolder.init(tmp_path / "b", port=0, monitor_port=0)
+    for tenant in ("a--caller--b", "x--caller--"):
+        with pytest.raises(InvalidInput, match="own"):
+            folder.add_tenant(tenant)
+    folder.add_tenant("a--b")
+    for tenant, caller in (("main", "x--y"), ("a--b", "x"), ("main", "agents")):
+        with pytest.raises(InvalidInput):
+            folder.add(tenant, caller, "caller")
+    assert "x" not in (folder.path / "users.conf").read_text().split("--caller--")
