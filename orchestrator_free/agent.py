@@ -15,9 +15,7 @@ import signal
 from collections.abc import Callable
 from typing import Final, Unpack
 
-import structlog
-
-from orchestrator_free import loop, tracing
+from orchestrator_free import logs, loop, tracing
 from orchestrator_free.broker import DEFAULT_URL, Broker, access, connect, stream_settings
 from orchestrator_free.errors import (
     BrokerTimeout,
@@ -32,7 +30,7 @@ from orchestrator_free.working.attempts import AgentOptions, AgentSettings, Hand
 from orchestrator_free.working.overlap import check_policy
 from orchestrator_free.working.worker import Worker
 
-_log = structlog.get_logger("orchestrator_free.agent")
+_log = logs.logger("orchestrator_free.agent")
 
 #: EX_UNAVAILABLE: another try may do; EX_NOPERM and EX_CONFIG: somebody has to change something
 _EXIT_CODES: Final[dict[type[Exception], int]] = {

@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
+from orchestrator_free import logs
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import BrokerError, InvalidEvent
 from orchestrator_free.fold.floor import Floor
@@ -16,7 +15,7 @@ from orchestrator_free.reading.entries import to_event
 from orchestrator_free.session.floor import FloorState
 from orchestrator_free.subjects import LIVE, ROOT, parse
 
-_log = structlog.get_logger("orchestrator_free.floors")
+_log = logs.logger("orchestrator_free.floors")
 
 #: live copies can be lost: all floors are looked at again after this, and after each reconnect
 _AGAIN_SECONDS: Final = 30.0

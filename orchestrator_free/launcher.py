@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import structlog
-
+from orchestrator_free import logs
 from orchestrator_free.embedded.server import DIE_WITH_PARENT
 from orchestrator_free.errors import InvalidInput
 
-_log = structlog.get_logger("orchestrator_free.launcher")
+_log = logs.logger("orchestrator_free.launcher")
 
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 15.0

@@ -1,10 +1,15 @@
-"""Structured logs: for people in a terminal, JSON lines otherwise; always on standard error, and without secrets."""
+"""Structured logs: for people in a terminal, JSON lines otherwise; always on standard error, and without secrets.
+
+A program that uses the library may have configured structlog in its own way, or not at all; structlog's own way prints
+the values of local variables with a traceback. What our loggers say is text without secrets before it gets there.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 
@@ -37,6 +42,27 @@ def hide_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMap
     for name, value in event.items():
         if name != "exc_info":  # the renderer makes a text of it
             event[name] = _hidden(name, value)
+    return event
+
+
+def logger(name: str) -> Any:
+    """Return the logger of one of our modules; it speaks as the process has configured structlog, or has not."""
+    return structlog.wrap_logger(None, processors=[_as_configured], logger_factory_args=(name,))
+
+
+def _as_configured(wrapped: Any, method: str, event: MutableMapping[str, Any]) -> Any:
+    """Make a traceback a text, hide what is secret, and go on as the process has configured it."""
+    event = hide_secrets(wrapped, method, structlog.processors.format_exc_info(wrapped, method, event))
+    if "exception" not in event:
+        return _rendered(wrapped, method, event)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Remove `format_exc_info`")  # which would show the variables
+        return _rendered(wrapped, method, event)
+
+
+def _rendered(wrapped: Any, method: str, event: Any) -> Any:
+    for processor in structlog.get_config()["processors"]:
+        event = processor(wrapped, method, event)
     return event
 
 

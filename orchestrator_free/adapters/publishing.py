@@ -11,15 +11,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypedDict, Unpack
 
-import structlog
-
+from orchestrator_free import logs
 from orchestrator_free.adapters.sheet import ToolUse
 from orchestrator_free.adapters.translation import Malformed, SourceFailed, Translation
 from orchestrator_free.errors import OrchestratorFreeError, TooLarge
 from orchestrator_free.events import Body, encode
 from orchestrator_free.working.run import Run
 
-_log = structlog.get_logger("orchestrator_free.adapters")
+_log = logs.logger("orchestrator_free.adapters")
 
 #: what a framework may take to close its stream when a run is cancelled
 _CLOSE_SECONDS: Final = 5.0

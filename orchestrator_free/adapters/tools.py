@@ -7,13 +7,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
+from orchestrator_free import logs
 from orchestrator_free.adapters.sheet import ToolUse, jsonable
 from orchestrator_free.errors import BrokerError, RunFenced, RunFinished, ToolFailed
 from orchestrator_free.working.run import Run, RunError, safe_message
 
-_log = structlog.get_logger("orchestrator_free.adapters")
+_log = logs.logger("orchestrator_free.adapters")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 
-import structlog
 from nacl.public import PrivateKey
 from nacl.signing import SigningKey
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from orchestrator_free import logs
 from orchestrator_free.brokerdir import BrokerFolder, Plan
 from orchestrator_free.brokerdir.layout import AUTH_SECONDS
 from orchestrator_free.brokerdir.plan import Callout
@@ -28,7 +28,7 @@ from orchestrator_free.errors import BrokerError, InvalidInput, NotAuthenticated
 from orchestrator_free.identity.tokens import Verifier
 from orchestrator_free.jetstream import Wire, WireOptions
 
-_log = structlog.get_logger("orchestrator_free.callout")
+_log = logs.logger("orchestrator_free.callout")
 
 _SUBJECT: Final = "$SYS.REQ.USER.AUTH"
 _QUEUE: Final = "orchestrator-free-callout"

@@ -14,13 +14,12 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, Final, ParamSpec
 
-import structlog
-
+from orchestrator_free import logs
 from orchestrator_free.errors import BrokerError, OrchestratorFreeError
 from orchestrator_free.jetstream import Wire
 from orchestrator_free.operations.audit import note
 
-_log = structlog.get_logger("orchestrator_free.audit")
+_log = logs.logger("orchestrator_free.audit")
 P = ParamSpec("P")
 
 #: what the command that runs is to be remembered by; None if it changes nothing

@@ -7,9 +7,7 @@ import contextlib
 from collections.abc import Coroutine
 from typing import Final
 
-import structlog
-
-from orchestrator_free import contract
+from orchestrator_free import contract, logs
 from orchestrator_free.durable_streams.keeping import Keeper
 from orchestrator_free.durable_streams.life import GRACE_MS, due, milliseconds, must_renew
 from orchestrator_free.durable_streams.records import Record
@@ -20,7 +18,7 @@ from orchestrator_free.errors import BrokerError
 from orchestrator_free.jetstream import Log
 from orchestrator_free.jetstream.store import Store
 
-_log = structlog.get_logger("orchestrator_free.durable_streams")
+_log = logs.logger("orchestrator_free.durable_streams")
 
 #: a stream is opened again if it is lost meanwhile; each time somebody deleted it
 _TRIES: Final = 5

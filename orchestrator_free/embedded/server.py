@@ -26,8 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import structlog
-
+from orchestrator_free import logs
 from orchestrator_free.embedded.binary import check_binary, find_binary
 from orchestrator_free.errors import BrokerStartError
 
@@ -46,7 +45,7 @@ os.getppid() == int(sys.argv[1]) or sys.exit("the parent died first")
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
-log = structlog.get_logger(__name__)
+log = logs.logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,16 +6,15 @@ import math
 import re
 from typing import Final
 
-import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 
-from orchestrator_free import errors
+from orchestrator_free import errors, logs
 from orchestrator_free.logs import scrub
 
-_log = structlog.get_logger("orchestrator_free.gateway")
+_log = logs.logger("orchestrator_free.gateway")
 
 _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (errors.TooLarge, 413),

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
-import structlog
-
+from orchestrator_free import logs
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.identity.keys import ANY, Key, read_key_file, read_keys
 
-_log = structlog.get_logger("orchestrator_free.identity")
+_log = logs.logger("orchestrator_free.identity")
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _TIMEOUT_SECONDS: Final = 5.0

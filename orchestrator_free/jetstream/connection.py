@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-import structlog
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
+from orchestrator_free import logs
 from orchestrator_free.errors import (
     BrokerError,
     BrokerTimeout,
@@ -29,7 +29,7 @@ from orchestrator_free.errors import (
 from orchestrator_free.jetstream.options import WireOptions
 from orchestrator_free.jetstream.parser import Handler, Parser
 
-_log = structlog.get_logger("orchestrator_free.jetstream")
+_log = logs.logger("orchestrator_free.jetstream")
 
 #: atomic batches, schedules and the advisories fixed until then; docs/supply-chain.md
 MINIMUM_VERSION: Final = (2, 14)

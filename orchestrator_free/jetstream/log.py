@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-import structlog
-
-from orchestrator_free import contract
+from orchestrator_free import contract, logs
 from orchestrator_free.errors import BrokerError, BrokerTimeout
 from orchestrator_free.jetstream.direct import DirectGet
 from orchestrator_free.jetstream.messages import Message, field_of, stored_message
@@ -24,7 +22,7 @@ from orchestrator_free.jetstream.streams import Streams
 from orchestrator_free.jetstream.wire import Wire
 from orchestrator_free.subjects import AT, DUE, ROOT, epoch_of, shard_of
 
-_log = structlog.get_logger("orchestrator_free.jetstream")
+_log = logs.logger("orchestrator_free.jetstream")
 
 _BATCH: Final = 4096
 _MULTI_LAST_LIMIT: Final = 1000

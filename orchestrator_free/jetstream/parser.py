@@ -11,14 +11,15 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-import structlog
 from nats.errors import ProtocolError
+
+from orchestrator_free import logs
 
 #: handler(subject, reply, payload, header); header is b"" if the message has none
 Handler = Callable[[str, str, bytes, bytes], None]
 
 _MAX_LINE: Final = 65536
-_log = structlog.get_logger("orchestrator_free.jetstream")
+_log = logs.logger("orchestrator_free.jetstream")
 
 
 class Parser:

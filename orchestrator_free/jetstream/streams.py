@@ -6,9 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import structlog
-
-from orchestrator_free import contract
+from orchestrator_free import contract, logs
 from orchestrator_free.errors import (
     BrokerError,
     BrokerTimeout,
@@ -20,7 +18,7 @@ from orchestrator_free.errors import (
 from orchestrator_free.jetstream.neighbours import check_alone
 from orchestrator_free.jetstream.wire import Wire
 
-_log = structlog.get_logger("orchestrator_free.jetstream")
+_log = logs.logger("orchestrator_free.jetstream")
 
 _STREAM_NOT_FOUND: Final = 10059
 _IN_USE: Final = 10058

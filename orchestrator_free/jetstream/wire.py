@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
-import structlog
 
+from orchestrator_free import logs
 from orchestrator_free.errors import BrokerError, BrokerTimeout, BrokerUnreachable, Conflict, PermissionDenied, TooLarge
 from orchestrator_free.jetstream.connection import Connection
 from orchestrator_free.jetstream.options import WireOptions
@@ -21,7 +21,7 @@ from orchestrator_free.subjects import ROOT
 
 __all__ = ["PUBLISH_DEADLINE_SECONDS", "Disconnected", "Wire", "WireOptions"]
 
-_log = structlog.get_logger("orchestrator_free.jetstream")
+_log = logs.logger("orchestrator_free.jetstream")
 
 #: a leader that is killed stalls an R3 stream for 4-9 s, so the deadline must be well above
 PUBLISH_DEADLINE_SECONDS: Final = 25.0

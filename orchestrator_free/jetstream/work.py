@@ -13,14 +13,13 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
-import structlog
 
-from orchestrator_free import contract
+from orchestrator_free import contract, logs
 from orchestrator_free.errors import BrokerError, BrokerTimeout
 from orchestrator_free.jetstream.messages import Message, is_copy, replaces
 from orchestrator_free.jetstream.wire import Wire
 
-_log = structlog.get_logger("orchestrator_free.jetstream")
+_log = logs.logger("orchestrator_free.jetstream")
 _EXPIRES_SECONDS: Final = 20.0
 _HEARTBEAT_SECONDS: Final = 3.0
 _SECOND: Final = 1_000_000_000

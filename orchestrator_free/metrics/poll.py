@@ -9,11 +9,10 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any, Final, Self
 
-import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from orchestrator_free import contract
+from orchestrator_free import contract, logs
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import BrokerError, InvalidInput
 from orchestrator_free.lag import living_replicas, survey
@@ -26,7 +25,7 @@ from orchestrator_free.metrics.families import (
 )
 from orchestrator_free.metrics.tally import AgentTally, Names
 
-_log = structlog.get_logger("orchestrator_free.metrics")
+_log = logs.logger("orchestrator_free.metrics")
 
 _POLL_DEADLINE_SECONDS: Final = 30.0
 _STREAM_DEADLINE_SECONDS: Final = 4.0

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
-from orchestrator_free import contract
+from orchestrator_free import contract, logs
 from orchestrator_free.errors import BrokerError
 from orchestrator_free.jetstream import Log
 from orchestrator_free.monitor.shard import Shard
 from orchestrator_free.monitor.telling import GONE, Teller, owed_among
 from orchestrator_free.subjects import input_filters
 
-_log = structlog.get_logger("orchestrator_free.monitor")
+_log = logs.logger("orchestrator_free.monitor")
 
 _PAGE: Final = 256
 

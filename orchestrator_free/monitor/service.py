@@ -11,10 +11,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Self
 
-import structlog
 from prometheus_client import CollectorRegistry
 
-from orchestrator_free import contract
+from orchestrator_free import contract, logs
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import BrokerError
 from orchestrator_free.lag import agent_of, living_replicas
@@ -24,7 +23,7 @@ from orchestrator_free.monitor.shard import Shard
 from orchestrator_free.monitor.strangers import Strangers
 from orchestrator_free.monitor.telling import Teller
 
-_log = structlog.get_logger("orchestrator_free.monitor")
+_log = logs.logger("orchestrator_free.monitor")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final
 
-import structlog
-
+from orchestrator_free import logs
 from orchestrator_free.broker import Broker
 from orchestrator_free.jetstream import Message
 from orchestrator_free.lag import seconds_between
@@ -15,7 +14,7 @@ from orchestrator_free.monitor.telling import NEVER, Teller, owed_among
 from orchestrator_free.subjects import ALL, ROOT
 from orchestrator_free.views.members import watchers_of
 
-_log = structlog.get_logger("orchestrator_free.monitor")
+_log = logs.logger("orchestrator_free.monitor")
 
 _PAGE: Final = 256
 _PAST_PAGE: Final = 1024

@@ -14,8 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import structlog
-
+from orchestrator_free import logs
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import BrokerError, Conflict, InvalidEvent
 from orchestrator_free.events import decode, encode
@@ -25,7 +24,7 @@ from orchestrator_free.subjects import ALL, ROOT, Address, address, parse, run_i
 from orchestrator_free.views.members import excuse_of
 from orchestrator_free.working.turns import meant
 
-_log = structlog.get_logger("orchestrator_free.monitor")
+_log = logs.logger("orchestrator_free.monitor")
 
 GONE: Final = "no process of this agent is running"
 NEVER: Final = "no agent of this name has ever connected"

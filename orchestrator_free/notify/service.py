@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-import structlog
 from prometheus_client import CollectorRegistry, Counter
 
-from orchestrator_free import contract
+from orchestrator_free import contract, logs
 from orchestrator_free.broker import Broker
 from orchestrator_free.deadletters import message_id, write_notice
 from orchestrator_free.errors import BrokerError, InvalidEvent, InvalidInput
@@ -38,7 +37,7 @@ from orchestrator_free.reading.entries import to_event
 from orchestrator_free.subjects import Position, parse
 from orchestrator_free.vocabulary import validate
 
-_log = structlog.get_logger("orchestrator_free.notify")
+_log = logs.logger("orchestrator_free.notify")
 #: deliveries that wait here, asked for before they are old enough: what the broker hands out early
 _PLACES: Final = 64
 _RENEW_SECONDS: Final = contract.SERVICE_ACK_WAIT_SECONDS / 3

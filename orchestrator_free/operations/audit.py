@@ -16,16 +16,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import orjson
-import structlog
 
-from orchestrator_free import contract
+from orchestrator_free import contract, logs
 from orchestrator_free.errors import BrokerError, InvalidInput
 from orchestrator_free.jetstream import Message, Wire
 from orchestrator_free.jetstream.direct import DirectGet
 from orchestrator_free.operations.backup import stream_info
 from orchestrator_free.subjects import AUDIT_ROOT, TOKEN
 
-_log = structlog.get_logger("orchestrator_free.audit")
+_log = logs.logger("orchestrator_free.audit")
 
 #: stands for nobody, or for no session, in the subject; no name of either, since a name may be it
 NONE: Final = "="

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
-import structlog
 
-from orchestrator_free import contract
+from orchestrator_free import contract, logs
 from orchestrator_free.broker import wired
 from orchestrator_free.embedded.server import EmbeddedServer, ServerSettings
 from orchestrator_free.errors import BrokerError, BrokerTimeout, InvalidInput
@@ -35,7 +34,7 @@ from orchestrator_free.operations.manifest import (
 )
 from orchestrator_free.subjects import epoch_of
 
-_log = structlog.get_logger("orchestrator_free.operations")
+_log = logs.logger("orchestrator_free.operations")
 
 #: a stream is taken again from its beginning when its leader changed meanwhile
 _TRIES: Final = 3

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
-import structlog
 
-from orchestrator_free import contract
+from orchestrator_free import contract, logs
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import BrokerError, InvalidInput, OrchestratorFreeError, SessionNotFound
 from orchestrator_free.fold import Fold
@@ -35,7 +34,7 @@ from orchestrator_free.session.archive import Stored, import_session, read_log, 
 from orchestrator_free.session.archive_lines import Writer
 from orchestrator_free.subjects import check_name, session_filter
 
-_log = structlog.get_logger("orchestrator_free.operations")
+_log = logs.logger("orchestrator_free.operations")
 
 _PAGE: Final = 1024
 #: places that a report names

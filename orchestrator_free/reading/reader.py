@@ -13,8 +13,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import structlog
-
+from orchestrator_free import logs
 from orchestrator_free.errors import BrokerError, BrokerTimeout, PermissionDenied, PositionLost
 from orchestrator_free.jetstream import Log, Message
 from orchestrator_free.jetstream.messages import live_message
@@ -23,7 +22,7 @@ from orchestrator_free.reading.pace import Pace
 from orchestrator_free.reading.table import with_deltas
 from orchestrator_free.subjects import LIVE, Position, session_filter
 
-_log = structlog.get_logger("orchestrator_free.reader")
+_log = logs.logger("orchestrator_free.reader")
 
 #: a turn of `Pace`: a session is compared with the leader this often, one that is idle for long every fifth time
 CHECK_SECONDS: Final = 5.0

@@ -12,9 +12,8 @@ from time import time
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
-import structlog
 
-from orchestrator_free import contract
+from orchestrator_free import contract, logs
 from orchestrator_free.errors import BrokerError, InvalidEvent, PositionLost, SessionNotFound
 from orchestrator_free.fold import Fold
 from orchestrator_free.jetstream import Log
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RENEW_SECONDS", "Member", "Presence", "Seat", "Tracker", "Watcher"]
 
-_log = structlog.get_logger("orchestrator_free.session.presence")
+_log = logs.logger("orchestrator_free.session.presence")
 
 #: entries are written again this often
 RENEW_SECONDS: Final = contract.PRESENCE_TTL_SECONDS / 3

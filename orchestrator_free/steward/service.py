@@ -8,15 +8,15 @@ import random
 from typing import Any, Final, Self
 
 import orjson
-import structlog
 
+from orchestrator_free import logs
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import BrokerError, Conflict, OrchestratorFreeError
 from orchestrator_free.jetstream.replies import WRONG_LAST_SEQUENCE
 from orchestrator_free.steward import duties
 from orchestrator_free.subjects import AT, STEWARD
 
-_log = structlog.get_logger("orchestrator_free.steward")
+_log = logs.logger("orchestrator_free.steward")
 
 _QUEUE: Final = "steward"
 #: under way at once; who asks beyond it is told to ask again

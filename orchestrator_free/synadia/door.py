@@ -14,9 +14,8 @@ from importlib.metadata import version
 from typing import Any, Final
 
 import orjson
-import structlog
 
-from orchestrator_free import contract
+from orchestrator_free import contract, logs
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import (
     BrokerError,
@@ -45,7 +44,7 @@ from orchestrator_free.synadia.senders import SenderRefused, Senders
 from orchestrator_free.synadia.telling import Telling
 from orchestrator_free.views.members import replicas_of
 
-_log = structlog.get_logger("orchestrator_free.synadia")
+_log = logs.logger("orchestrator_free.synadia")
 #: doors of one installation share what only one of them is to answer
 _DOORS: Final = "orchestrator-free-door"
 #: who is there is looked up again after so long

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
-import structlog
 
-from orchestrator_free import contract
+from orchestrator_free import contract, logs
 from orchestrator_free.errors import AskClosed, InvalidAnswer, InvalidInput, OrchestratorFreeError, PositionLost
 from orchestrator_free.fold import Fold
 from orchestrator_free.fold.asks import refusal
@@ -23,7 +22,7 @@ from orchestrator_free.session import Session
 from orchestrator_free.synadia.caller import Caller
 from orchestrator_free.synadia.frames import END, Code, answer_text, error, file_response, query, response
 
-_log = structlog.get_logger("orchestrator_free.synadia")
+_log = logs.logger("orchestrator_free.synadia")
 _CODES: Final[dict[str, Code]] = {"rejected": 429, "cancelled": 409}
 #: body and header
 Chunk = tuple[bytes, bytes]

@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Protocol
 
-import structlog
-
+from orchestrator_free import logs
 from orchestrator_free.errors import InvalidInput
 
-_log = structlog.get_logger("orchestrator_free.tracing")
+_log = logs.logger("orchestrator_free.tracing")
 
 #: the usual variables; one of them turns traces on
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")

@@ -11,9 +11,7 @@ from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any, Final, TypedDict
 
-import structlog
-
-from orchestrator_free import contract, tracing
+from orchestrator_free import contract, logs, tracing
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import BrokerError, Conflict, InvalidInput, OrchestratorFreeError, RunFenced
 from orchestrator_free.events import Body, Event
@@ -28,7 +26,7 @@ from orchestrator_free.working.run import Run, RunError, RunInput, safe_message
 from orchestrator_free.working.runwriter import RunWriter
 from orchestrator_free.working.stats import AgentStats
 
-_log = structlog.get_logger("orchestrator_free.agent")
+_log = logs.logger("orchestrator_free.agent")
 
 _LEAST: Final = {"concurrency": 1, "max_attempts": 1, "ack_wait_seconds": 1, "grace_seconds": 0, "stall_seconds": 0}
 

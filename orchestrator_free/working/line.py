@@ -13,9 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-import structlog
-
-from orchestrator_free import contract
+from orchestrator_free import contract, logs
 from orchestrator_free.errors import BrokerError, InvalidEvent, InvalidName
 from orchestrator_free.events import Body, Event
 from orchestrator_free.jetstream import Log
@@ -25,7 +23,7 @@ from orchestrator_free.session import Session
 from orchestrator_free.subjects import ALL, LIVE, ROOT, address, run_id
 from orchestrator_free.vocabulary import validate
 
-_log = structlog.get_logger("orchestrator_free.agent")
+_log = logs.logger("orchestrator_free.agent")
 
 #: live copies of ends can be lost: whoever waits looks into the log this often
 CHECK_SECONDS: Final = 1.0

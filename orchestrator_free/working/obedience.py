@@ -15,9 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import structlog
-
-from orchestrator_free import contract
+from orchestrator_free import contract, logs
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import BrokerError, Conflict, InvalidEvent
 from orchestrator_free.events import Event, encode
@@ -29,7 +27,7 @@ from orchestrator_free.session.control import FINAL_OUTCOMES
 from orchestrator_free.subjects import ALL, LIVE, ROOT, address, run_id
 from orchestrator_free.vocabulary import validate
 
-_log = structlog.get_logger("orchestrator_free.agent")
+_log = logs.logger("orchestrator_free.agent")
 
 #: a control whose run is at work elsewhere is looked at again after this
 _AGAIN_SECONDS: Final = 1.0

@@ -14,9 +14,8 @@ from time import monotonic
 from typing import Any, Final
 
 import orjson
-import structlog
 
-from orchestrator_free import contract, tracing
+from orchestrator_free import contract, logs, tracing
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import BrokerError, InvalidEvent
 from orchestrator_free.events import Body, Event, decode
@@ -30,7 +29,7 @@ from orchestrator_free.working.obedience import ActiveRun, Obedience
 from orchestrator_free.working.overlap import GO, Overlap, Place, Ruling
 from orchestrator_free.working.turns import Turn, turn
 
-_log = structlog.get_logger("orchestrator_free.agent")
+_log = logs.logger("orchestrator_free.agent")
 
 _PRESENCE_SECONDS: Final = contract.PRESENCE_TTL_SECONDS / 3
 #: after a process stood still: what had been sent to it meanwhile comes within this time

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from typing import Final
 
 import orjson
-import structlog
 
+from orchestrator_free import logs
 from orchestrator_free.errors import BrokerError, NotAuthenticated
 from orchestrator_free.identity.principal import Principal
 from orchestrator_free.jetstream import AccessBucket
 from orchestrator_free.subjects import check_name
 
-_log = structlog.get_logger("orchestrator_free.gateway")
+_log = logs.logger("orchestrator_free.gateway")
 
 _LOOK_SECONDS: Final = 2.0
 _TOKENS: Final = "revoked.token"

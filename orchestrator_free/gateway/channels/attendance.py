@@ -17,8 +17,8 @@ from random import getrandbits
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
-import structlog
 
+from orchestrator_free import logs
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.gateway.channels.client import Client, Visit
 from orchestrator_free.gateway.channels.frames import Format, control
@@ -30,7 +30,7 @@ from orchestrator_free.views.members import Member, Picture, changes, picture, r
 if TYPE_CHECKING:
     from orchestrator_free.gateway.channels.channel import Channel
 
-_log = structlog.get_logger("orchestrator_free.gateway")
+_log = logs.logger("orchestrator_free.gateway")
 
 _TICK_SECONDS: Final = 0.25
 #: of a session's devices at this gateway its entry names so many; all of them are counted

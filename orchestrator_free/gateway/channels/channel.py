@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
+from orchestrator_free import logs
 from orchestrator_free.errors import BrokerError, BrokerTimeout, PositionLost, SessionNotFound
 from orchestrator_free.fold import Fold
 from orchestrator_free.gateway.channels.attendance import Attendance
@@ -34,7 +33,7 @@ from orchestrator_free.reading.entries import Entry
 from orchestrator_free.reading.reader import Reader
 from orchestrator_free.subjects import Position, session_filter
 
-_log = structlog.get_logger("orchestrator_free.gateway")
+_log = logs.logger("orchestrator_free.gateway")
 
 #: kinds of entity after which nothing may be open or waiting any more
 _MAY_END: Final = frozenset({"run", "meta", "ctl", "outcome"})

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
-
+from orchestrator_free import logs
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import OrchestratorFreeError, PositionLost
 from orchestrator_free.gateway.channels.attendance import Attendance
@@ -13,7 +12,7 @@ from orchestrator_free.gateway.channels.channel import Channel
 from orchestrator_free.gateway.settings import GatewaySettings
 from orchestrator_free.metrics import GatewayMetrics
 
-_log = structlog.get_logger("orchestrator_free.gateway")
+_log = logs.logger("orchestrator_free.gateway")
 
 
 class Hub:

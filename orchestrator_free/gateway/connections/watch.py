@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final, Protocol
 
-import structlog
-
+from orchestrator_free import logs
 from orchestrator_free.errors import NotAuthenticated, TokenExpired, TooManyRequests
 from orchestrator_free.gateway.connections.counts import GuardCounts
 from orchestrator_free.identity.principal import Principal
 
-_log = structlog.get_logger("orchestrator_free.gateway")
+_log = logs.logger("orchestrator_free.gateway")
 
 #: where the guard leaves the `Stay` of a request in the scope
 STAY: Final = "orchestrator_free.stay"

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
-import structlog
 
+from orchestrator_free import logs
 from orchestrator_free.gateway.channels.attendance import visit_by
 from orchestrator_free.gateway.channels.channel import Channel
 from orchestrator_free.gateway.connections.fallback import FeedResponse
@@ -23,7 +23,7 @@ _HEADERS: Final = (
     ("cache-control", "no-cache"),
     ("x-accel-buffering", "no"),
 )
-_log = structlog.get_logger(__name__)
+_log = logs.logger(__name__)
 
 #: returns the bytes that are new, and whether they were the last
 Tell = Callable[[], tuple[bytes, bool]]

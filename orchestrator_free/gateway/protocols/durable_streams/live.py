@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
+from orchestrator_free import logs
 from orchestrator_free.durable_streams.cursor import Cursors
 from orchestrator_free.durable_streams.tail import Chunk
 from orchestrator_free.errors import OrchestratorFreeError
@@ -21,7 +20,7 @@ from orchestrator_free.gateway.protocols.durable_streams.metrics import DurableS
 from orchestrator_free.gateway.protocols.durable_streams.rendering import control_event, data_event, gone_event
 from orchestrator_free.gateway.protocols.durable_streams.source import Source
 
-_log = structlog.get_logger("orchestrator_free.gateway")
+_log = logs.logger("orchestrator_free.gateway")
 
 #: catch-up is written in pieces of about this size, so that a slow client is noticed
 _PIECE: Final = 192 * 1024
