@@ -297,11 +297,10 @@ class Channel:
                 if client.reading is None:
                     client.reading = asyncio.create_task(self._read_log(client, feed), name=f"log {self.session}")
                 return
-            piece = self._pieces.after(client.cursor, self.reader.sequence, client.selection)
-            if piece.end == client.cursor:
+            if client.cursor >= self.tail.newest:
                 self._caught_up(client, feed)
                 return
-            self._write(client, feed, piece)
+            self._write(client, feed, self._pieces.after(client.cursor, client.selection))
 
     def _write(self, client: Client, feed: Feed, piece: Piece) -> None:
         client.cursor = piece.end

@@ -35,13 +35,13 @@ class Pieces:
         self._made: dict[Hashable, bytes] = {}
         self._last: tuple[tuple[int, int, Selection], Piece] | None = None
 
-    def after(self, cursor: int, newest: int, selection: Selection) -> Piece:
-        """Return the next piece out of the memory, whose newest sequence is given; its end is the cursor if none is."""
-        key = (cursor, newest, selection)
+    def after(self, cursor: int, selection: Selection) -> Piece:
+        """Return the next piece out of the memory, which holds something after the cursor."""
+        key = (cursor, self._tail.newest, selection)
         if self._last is not None and self._last[0] == key:
             return self._last[1]
         frames = self._tail.after(cursor, PIECE_BYTES)
-        piece = self._piece(frames, frames[-1].sequence if frames else cursor, selection)
+        piece = self._piece(frames, frames[-1].sequence, selection)
         self._last = key, piece
         return piece
 

@@ -29,6 +29,11 @@ class Tail:
         """Return the number of frames."""
         return len(self._frames)
 
+    @property
+    def newest(self) -> int:
+        """The sequence of the last frame; 0 without any."""
+        return self._order[-1] if self._order else 0
+
     def add(self, frame: Frame, *, rollup: bool) -> None:
         """Add the next frame; a roll-up replaces what its subject had."""
         self.first = self.first or frame.sequence

@@ -216,17 +216,22 @@ class Feed(ABC):
 
 def tune(transport: asyncio.BaseTransport, limits: Limits) -> None:
     """Let the kernel give up dead peers and hold little for slow ones, where it can (Linux, TCP)."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(AttributeError, OSError):
-            sock.setsockopt(
-                socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-            )  # asyncio does so only where it made the listener
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(limits.unacked_seconds / 2)))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(limits.unacked_seconds / 4)))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.unacked_seconds * 1000))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.kernel_bytes)
+    lent = transport.get_extra_info("socket")
+    if lent is None or lent.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    # What uvloop lends makes a socket for every call.
+    sock = socket.socket(lent.family, lent.type, lent.proto, lent.fileno())
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does so only where it made the listener
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(limits.unacked_seconds / 2)))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(limits.unacked_seconds / 4)))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.unacked_seconds * 1000))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.kernel_bytes)
+    except (AttributeError, OSError):
+        pass  # not Linux, or closed meanwhile
+    finally:
+        sock.detach()
 
 
 class FeedConnection(Feed, asyncio.Protocol):
