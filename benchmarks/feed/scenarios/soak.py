@@ -53,6 +53,7 @@ def run(plan: Plan) -> Iterator[Record]:
                     beside.values |= attackers.hear()
             if quiet.values.get("p99") and "p99" in beside.values:
                 beside.values["times_quiet"] = beside.values["p99"] / quiet.values["p99"]
+                beside.values["gained_mib"] = beside.values["gateway_mib_most"] - quiet.values["gateway_mib_most"]
             yield beside
 
 
