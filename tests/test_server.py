@@ -202,7 +202,7 @@ async def test_a_cancelled_start_leaves_no_process_and_no_lock(settings: ServerS
 
 
 async def test_a_taken_port_is_named_with_the_way_out(settings: ServerSettings) -> None:
-    """The error says which port, what to do and where the log is."""
+    """The error says which port, what to do and where the log is; no pid file makes the next start wonder."""
 
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
@@ -210,6 +210,7 @@ async def test_a_taken_port_is_named_with_the_way_out(settings: ServerSettings) 
     assert f"port {port} is taken" in message
     assert "--port" in message
     assert str(settings.data / "nats-server.log") in message
+    assert not (settings.data / "nats-server.pid").exists()
 
 
 async def test_a_taken_monitor_port_is_named(settings: ServerSettings) -> None:

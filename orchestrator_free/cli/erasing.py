@@ -12,6 +12,7 @@ import typer
 
 from orchestrator_free.cli.auditing import audited, remember
 from orchestrator_free.cli.options import EXIT_FAILED, AsJson, err, out, reach, run, write_json
+from orchestrator_free.cli.render import moment
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.operations.erasing import Report, erase_member, erase_session
 from orchestrator_free.operations.retention import retain as go_through
@@ -43,17 +44,19 @@ def retain(
                 write_json(await set_limits(broker, age_seconds=age, bytes_=limit_bytes))
             if older_than is None:
                 return
-            gone = 0
+            found = gone = 0
             async for one in go_through(
                 broker, _span(older_than), closed=closed, dry_run=dry_run, per_second=per_second
             ):
-                gone += one.deleted
+                found, gone = found + 1, gone + one.deleted
                 remember(deleted=gone)
                 word = "deleted" if one.deleted else "left alone" if closed and not one.at_rest else "would be deleted"
                 if as_json:
                     write_json(one.as_dict())
                 else:
-                    out.print(f"{one.session}  last event {one.last}  {word}", highlight=False, markup=False)
+                    out.print(f"{one.session}  last event {moment(one.last)}  {word}", highlight=False, markup=False)
+            if not found:
+                err.print(f"no session's last event is older than {older_than}", highlight=False)
 
     run(work())
 

@@ -231,6 +231,7 @@ class EmbeddedServer:
                 await asyncio.sleep(POLL_SECONDS)
         except BaseException:
             self.kill()
+            self.pid_path.unlink(missing_ok=True)
             raise
 
     async def _problem(self) -> str | None:

@@ -191,6 +191,7 @@ async def test_old_sessions_are_deleted_whole_and_slowly(
     assert (await asyncio.to_thread(command, "retain")).code == 2
     listed = await asyncio.to_thread(command, "retain", "--older-than", "1d", "--dry-run", "--json")
     assert (listed.code, listed.json) == (0, [])
+    assert "no session's last event is older than 1d" in listed.err
 
 
 async def test_limits_of_the_streams_are_set_and_taken_back(ann: Broker) -> None:
