@@ -44,6 +44,56 @@ class Client:
         return [message["control"] for message in self.messages if "control" in message]
 
 
+def upgrade(path: str, *more: str) -> bytes:
+    """A request for a WebSocket, with header lines that replace its own."""
+    own = {"Host": "127.0.0.1", "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
+           "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}  # fmt: skip
+    own |= dict(line.split(": ", 1) for line in more)
+    return "".join(
+        [f"GET {path} HTTP/1.1\r\n", *(f"{name}: {value}\r\n" for name, value in own.items()), "\r\n"]
+    ).encode()
+
+
+async def answer_to(port: int, request: bytes, frame: bytes = b"") -> bytes:
+    """Send a request, and a frame when the handshake is done; return what comes until the end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    said = b""
+    if frame:
+        said = await reader.readuntil(b"\r\n\r\n")
+        writer.write(frame)
+    async with asyncio.timeout(20):
+        said += await reader.read()
+    writer.close()
+    return said
+
+
+#: a text of one byte that is no UTF-8, masked with zeros
+NO_TEXT = b"\x81\x81\x00\x00\x00\x00\xff"
+
+
+@pytest.mark.parametrize(
+    ("lines", "frame", "answer"),
+    [
+        ((), b"", b"404"), (("Origin: https://evil.example",), b"", b"403"), (("Sec-WebSocket-Key: x",), b"", b"400"),
+        (("Sec-WebSocket-Version: 12",), b"", b"400"), ((f"X-Long: {'x' * 9000}",), b"", b"400"),
+        (tuple(f"X-{n}: 1" for n in range(200)), b"", b"400"), ((), NO_TEXT, b"101"),
+    ],
+    ids=["unknown", "origin", "key", "version", "long line", "many lines", "no text"],
+)  # fmt: skip
+async def test_a_handshake_that_fails_says_nothing_loud_in_the_log(
+    gateway: Any, pen: Any, lines: tuple[str, ...], frame: bytes, answer: bytes, caplog: Any, capfd: Any
+) -> None:
+    """Whoever is refused, or speaks nonsense, gets an answer; no line of warning or worse, so that nobody fills the log."""
+    await pen.story("one")
+    path = f"/sessions/{pen.session}/events" if frame else "/sessions/none-such/events"
+    for _ in range(3):
+        said = await answer_to(gateway.port, upgrade(path, *lines), frame)
+        assert said.split(b" ", 2)[1] == answer, said
+    assert [record.getMessage() for record in caplog.records if record.levelno >= 30] == []
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
 @asynccontextmanager
 async def following(gateway: Any, session: str, **query: str) -> AsyncIterator[Client]:
     """Follow a session over a WebSocket."""

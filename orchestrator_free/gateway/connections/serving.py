@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import uvicorn
 
 from orchestrator_free import loop
+from orchestrator_free.gateway.connections.handshakes import WebSocket, quiet
 from orchestrator_free.gateway.connections.takeover import Door
 from orchestrator_free.gateway.connections.transport import DEFAULT_LIMITS, Limits
 
@@ -63,7 +64,7 @@ class Server:
             "http": Door(limits),
             "timeout_keep_alive": _KEEP_ALIVE_SECONDS,
             "timeout_graceful_shutdown": max(1, round(0.6 * drain_seconds)),
-            "ws": "websockets-sansio",
+            "ws": WebSocket,
             "ws_max_size": WEBSOCKET_BYTES,
             "ws_per_message_deflate": False,  # a compressor per client costs more than the bytes
             "access_log": False,
@@ -77,6 +78,7 @@ class Server:
         self._fd = fd
         self._drain_seconds = drain_seconds
         self._on_drain = on_drain
+        quiet()
         self._uvicorn = uvicorn.Server(uvicorn.Config(app, **(defaults | options)))
         self._ticker: asyncio.Task[None] | None = None
 
