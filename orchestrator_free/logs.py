@@ -11,8 +11,10 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping, MutableMapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
+import orjson
 import structlog
 
 HIDDEN: Final = "[hidden]"
@@ -30,6 +32,12 @@ _PATTERNS: Final = re.compile(
     r"|(?<=asic )[A-Za-z0-9+/=]{8,}"
     r"|(?<=[?&;]token=)[^&\s\"']+|(?<=[?&;]ticket=)[^&\s\"']+|(?<=[?&;]access_token=)[^&\s\"']+"
 )
+#: nats-py makes a plain connection an encrypted one, and each end would be told; a WebSocket that was refused with a
+#: problem document has been answered, which uvicorn takes for an application that forgot to
+_CHATTER: Final = {
+    "asyncio": "returning true from eof_received",
+    "uvicorn.error": "ASGI callable returned without completing handshake",
+}
 
 
 def scrub(text: str) -> str:
@@ -81,11 +89,26 @@ def _hidden(name: str, value: Any) -> Any:
 
 
 class _Scrubbing(logging.Formatter):
-    """For lines of libraries, which log by themselves."""
+    """For lines of libraries, which log by themselves: in the form of ours."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__("%(levelname)s %(name)s: %(message)s")
+        self._as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line without secrets."""
-        return scrub(super().format(record))
+        if not self._as_json:
+            return scrub(super().format(record))
+        when = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
+        line = {
+            "logger": record.name,
+            "event": record.getMessage(),
+            "level": record.levelname.lower(),
+            "timestamp": when,
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return scrub(orjson.dumps(line).decode())
 
 
 def configure(*, level: str = "info", json: bool | None = None) -> None:
@@ -95,7 +118,8 @@ def configure(*, level: str = "info", json: bool | None = None) -> None:
         level: debug, info, warning or error.
         json: JSON lines or text; None decides by whether standard error is a terminal.
     """
-    logging.getLogger("asyncio").addFilter(_worth_saying)
+    for name in _CHATTER:
+        logging.getLogger(name).addFilter(_worth_saying)
     as_json = not sys.stderr.isatty() if json is None else json
     plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)  # no values of variables
     renderer = structlog.processors.JSONRenderer() if as_json else plain
@@ -117,10 +141,10 @@ def configure(*, level: str = "info", json: bool | None = None) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Scrubbing("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Scrubbing(as_json=as_json))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:
-    """Keep one line of asyncio out: nats-py makes a plain connection an encrypted one, and each end would be told."""
-    return "returning true from eof_received" not in record.getMessage()
+    """Keep out what libraries say of what is in order."""
+    return _CHATTER[record.name] not in record.getMessage()

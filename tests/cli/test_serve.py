@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import orjson
 import pytest
+import websockets
 from typer.main import get_command
+from websockets.exceptions import InvalidStatus
 
 from orchestrator_free.cli.app import app
 
@@ -230,6 +232,20 @@ def test_the_demonstration_needs_no_checkout(tmp_path: Path) -> None:
     view = orjson.loads(done.stdout)
     assert view["inputs"][0]["data"]["document"]["text"].startswith("# orchestrator-free")
     assert {agent["runs"][0]["status"] for agent in view["agents"]} == {"done"}
+
+
+async def test_a_socket_that_is_refused_is_no_error_of_the_gateway(command: Any, eventually: Any) -> None:
+    """Its client reads why; the log is for what somebody has to look at."""
+    gateway = command.start("up", "--broker", command.url, "--port", "0")
+    await eventually(lambda: "gateway" in urls(gateway))
+    address = urls(gateway)["gateway"].replace("http", "ws")
+    for target in ("no-such-session", "a.b"):
+        with pytest.raises(InvalidStatus):
+            await websockets.connect(f"{address}/sessions/{target}/events")
+    gateway.process.send_signal(signal.SIGTERM)
+    await eventually(lambda: not gateway.alive)
+
+    assert "handshake" not in gateway.output
 
 
 def test_the_version_is_told(command: Any) -> None:

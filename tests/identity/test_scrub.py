@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from datetime import datetime
+
+import orjson
 import pytest
 
 from orchestrator_free.logs import HIDDEN, hide_secrets, scrub
@@ -55,3 +60,27 @@ def test_what_is_no_secret_stays() -> None:
         "ok": True, "nothing": None, "tokens": 17, "url": "nats://127.0.0.1:4222", "agents": ["outliner"],
     }  # fmt: skip
     assert hide_secrets(None, "info", dict(event)) == event
+
+
+LIBRARY = """
+import logging
+from orchestrator_free.logs import configure
+configure()
+logging.getLogger("a.library").error("no %s for nats://user:pa55word@host", "answer")
+try:
+    1 / 0
+except ZeroDivisionError:
+    logging.getLogger("a.library").exception("failed")
+"""
+
+
+def test_what_libraries_log_is_json_where_ours_is() -> None:
+    """Whoever collects the lines can read each of them; a traceback is a field, a secret is hidden there, too."""
+    done = subprocess.run([sys.executable, "-c", LIBRARY], capture_output=True, text=True, check=True)
+
+    first, second = map(orjson.loads, done.stderr.splitlines())
+
+    assert (first["logger"], first["level"]) == ("a.library", "error")
+    assert first["event"] == f"no answer for nats://{HIDDEN}@host"
+    assert datetime.fromisoformat(first["timestamp"]).tzinfo is not None
+    assert "ZeroDivisionError" in second["exception"]
