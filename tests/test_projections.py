@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from orchestrator_free.errors import InvalidPosition
 from orchestrator_free.events import Event
-from orchestrator_free.fold import Fold
+from orchestrator_free.fold import Fold, RunFold
 from orchestrator_free.projections.agui import EventStream, messages
 from orchestrator_free.projections.aisdk import MessageStream, ui_messages
 from orchestrator_free.projections.answer import Answer, answers, shown
 from orchestrator_free.projections.told import name_of
 from orchestrator_free.subjects import address, run_id
+from orchestrator_free.working.runwriter import finished
 from tests.test_fold import Author, at, ends, folded, logs, rolled_up
 
 Stream = MessageStream | EventStream
@@ -53,7 +54,7 @@ def stream_of(kind: Any, source: tuple[str, str], cursor: str = "", resumed: str
     )
 
 
-def gone_on(kind: Any, source: tuple[str, str], stream: Stream, fold: Fold) -> Stream | None:
+def gone_on(kind: Any, source: tuple[str, str], stream: Stream, fold: Fold) -> EventStream | None:
     """The run that goes on where a stream was interrupted, once its asks are answered."""
     if kind != "interrupted" or not stream.ended or stream.answer.ended:
         return None
@@ -208,13 +209,13 @@ def follow(kind: Any, source: tuple[str, str], events: list[Event], chance: Rand
                         fold = folded(rolled_up(events[:seen], ends(events[:seen])))
                     stream, again = stream_of(kind, source, place, resumed), True
                     break
+            if not again and (more := gone_on(kind, source, stream, fold)) is not None:
+                reader.begin_again()
+                stream, resumed, again = more, more.run, True
         for run in stream.answer.members(fold):
             if run.cancelled or not run.open:
                 frozen.setdefault(name_of(run.agent, run.run), (run.attempt, run.part_views()))
-        if (more := gone_on(kind, source, stream, fold)) is not None:
-            reader.begin_again()
-            stream, resumed = more, more.run if isinstance(more, EventStream) else ""
-        elif stream.answer.ended or (stream.ended and kind != "interrupted"):
+        if stream.answer.ended or (stream.ended and kind != "interrupted"):
             break
     return reader, fold, frozen
 
@@ -240,6 +241,79 @@ def test_a_client_is_told_what_the_view_shows_however_its_stream_breaks(
         for index, part in enumerate(parts):
             if part["type"] in ("text", "reasoning") and reader.begun:
                 assert reader.texts.get(f"{name}.{attempt}.{index}") == part["text"], (name, index)
+
+
+#: what a run does between its beginning and its end, in which it waits for people now and then
+_DOINGS = st.lists(
+    st.tuples(st.sampled_from(["text", "reasoning", "end", "helper", "helped", "tool", "output", "ask", "answer", "again"]), st.integers(0, 2)),
+    min_size=4, max_size=40,
+)  # fmt: skip
+
+
+def waiting_run(doings: list[tuple[str, int]]) -> list[Event]:
+    """The log of one run that asks `ann` and goes on when she has answered, with texts and sub-agents left open."""
+    events = [event_of("in", {"type": "input", "text": "x"}, 1, member="ann", target="outliner", id="i0")]
+    name, run = run_id("ann", "i0"), RunFold("outliner", run_id("ann", "i0"))
+    attempt = ended = 0
+    asked = ""
+
+    def add(kind: str, body: Message, member: str = "outliner", id: str = name) -> None:
+        events.append(event_of(kind, body, len(events) + 1, member=member, id=id))
+        if kind == "run":
+            assert run.apply(events[-1].body, len(events), at(len(events))) or body["type"] == "run.finished"
+
+    for what, number in [("again", 0), *doings]:
+        by = {"by": f"h{number}"} if number else {}
+        match what:
+            case "again":
+                attempt, asked = attempt + 1, ""
+                add("run", {"type": "run.started", "attempt": attempt, "input": "ann/i0"})
+            case "answer" if asked:
+                add("answer", {"type": "answer", "value": "yes"}, member="ann", id=asked)
+                add("run", {"type": "run.working"})
+                asked = ""
+            case _ if asked:
+                continue  # it waits
+            case "text" | "reasoning":
+                add(
+                    "run",
+                    {"type": f"{what}.delta", "part": f"{what}-{number}-{ended}", "text": f"{len(events)} ", **by},
+                )
+            case "end":
+                add("run", {"type": "text.end", "part": f"text-{number}-{ended}"})
+                ended += 1
+            case "helper" | "helped":
+                about = {"name": "x", "status": "running" if what == "helper" else "done", "parent": f"h{number - 1}"}
+                about |= {"call": "c1" if number == 2 else None}
+                add("run", {"type": "data", "name": "subagent", "id": f"h{number}", "data": about})
+            case "tool":
+                add("run", {"type": "tool.input", "call": f"c{number}", "tool": "t", "input": {}, **by})
+            case "output":
+                add("run", {"type": "tool.output", "call": f"c{number}", "output": 1})
+            case "ask":
+                asked = f"q{len(events)}"
+                about = {"agent": "outliner", "run": name}
+                add("ask", {"type": "ask", "text": "?", "to": ["ann"], "run": about}, id=asked)
+                add("run", {"type": "run.waiting", "reason": "approval", "ask": asked})
+    if not asked:
+        body = finished(run, "done", None)
+        add("run", body if len(events) % 3 else {**body, "parts": [], "object": "run-1"})
+    return events
+
+
+@settings(suppress_health_check=list(HealthCheck))
+@given(_DOINGS, st.integers(0, 2**32))
+def test_an_answer_that_is_interrupted_again_and_again_is_told_whole(doings: list[tuple[str, int]], seed: int) -> None:
+    """Whatever is open where the person's turn comes is closed before the run's end, and goes on in the next."""
+    events = waiting_run(doings)
+    reader, fold, _ = follow("interrupted", ("ann", "i0"), events, Random(seed))
+
+    (run,) = fold.runs.values()
+    assert fold.skipped == 0
+    assert reader.ended
+    for index, part in enumerate(run.part_views()):
+        if part["type"] in ("text", "reasoning"):
+            assert reader.texts.get(f"{name_of(run.agent, run.run)}.{run.attempt}.{index}") == part["text"]
 
 
 @given(stories())
@@ -279,7 +353,7 @@ HOSTILE: list[Message] = [
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_run_can_break_the_streams_of_others(kind: Any) -> None:
     """Parts as no writer of ours writes them are told as far as they make sense."""
-    for step, finished in [(step, {"type": "run.finished", "status": "done", "parts": HOSTILE}) for step in (1, 3)]:
+    for step, over in [(step, {"type": "run.finished", "status": "done", "parts": HOSTILE}) for step in (1, 3)]:
         author = Author()
         author.step("create", 0, 0, "x", None)
         author.step("input", 0, 2, "x", None)
@@ -288,7 +362,7 @@ def test_no_run_can_break_the_streams_of_others(kind: Any) -> None:
         critic = run_id(*author.inputs[0])
         author.append("critic", "run", {"type": "run.started", "attempt": 1, "input": "ann/i0"}, id=critic)
         author.append("critic", "run", {"type": "text.delta", "part": "1", "text": "begun"}, id=critic)
-        author.append("critic", "run", finished, id=critic)
+        author.append("critic", "run", over, id=critic)
         for seed in range(20):
             reader, fold, _ = follow(kind, ("ann", "i0"), author.events, Random(seed + step))
             assert reader.begun

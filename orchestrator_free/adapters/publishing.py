@@ -175,7 +175,7 @@ def _take(translation: Translation, event: Any, number: int) -> None:
 
 
 async def write(run: Run, translation: Translation) -> None:
-    """Write what stands on the sheet; what is too large for one message is cut, or becomes a file of the session."""
+    """Write what stands on the sheet; what is too large for one message becomes a file of the session."""
     for body in translation.sheet.take():
         if body["type"] == "file":
             await _write_file(run, body)
@@ -187,11 +187,6 @@ async def _write(run: Run, body: Body) -> None:
     try:
         await run.emit(body)
     except TooLarge:
-        if str(body["type"]).endswith(".delta") and len(body["text"]) > 1:
-            middle = len(body["text"]) // 2
-            await _write(run, {**body, "text": body["text"][:middle]})
-            await _write(run, {**body, "text": body["text"][middle:]})
-            return
         name = next((one for one in ("output", "input", "data", "error") if one in body), None)
         if name is None:
             raise

@@ -32,6 +32,7 @@ from orchestrator_free.projections.parts import (
 )
 from orchestrator_free.projections.told import (
     BEGUN,
+    CLOSED,
     ENDED,
     KINDS,
     NOTHING,
@@ -161,11 +162,12 @@ class Answer:
             told = self._runs[name := name_of(run.agent, run.run)]
             for index, known in told.parts.items():
                 if known.stage == OPENED and known.kind in "tar":
-                    key, about = f"{name}.{told.attempt}.{index}", {"type": KINDS[known.kind]}
+                    key, about = f"{name}.{told.attempt}.{index}", {"type": KINDS[known.kind], "gone": True}
                     step = Step("text.closed", run, key, about, direct=told.direct, aside=known.kind == "a")
+                    known.stage = CLOSED
+                    yield step
                     known.stage = NOTHING
-                    yield step._replace(part=about | {"gone": True})
-                    yield step._replace(kind="text.ended", part=about | {"gone": True})
+                    yield step._replace(kind="text.ended")
 
     @property
     def writing(self) -> bool:
@@ -220,8 +222,7 @@ def _tell_run(run: RunFold, told: RunTold, name: str) -> Iterator[Step]:
         index, told.looked = told.looked, told.looked + 1
         told.parts[index] = PartTold(kind_of(run, part), key=key)
         yield from tell_part(run, told, prefix, index, part)
-    if told.subagents:
-        yield from tell_subagents(run, told, prefix)
+    yield from tell_subagents(run, told, prefix)
     status = (run.shown_status, run.attempt, run.stalled is not None, _reason(run))
     if over:
         told.ended, told.parts, told.source = True, {}, None

@@ -209,8 +209,8 @@ def _tell_text(run: RunFold, key: str, part: Part, known: PartTold, *, over: boo
         if not part.get("open") or over:
             known.stage = CLOSED
             yield Step("text.closed", run, key, part)
-    if known.stage == CLOSED:
-        known.stage = ENDED
+    if known.stage == CLOSED:  # of one that is open still: in the middle of a pause
+        known.stage = NOTHING if part.get("open") and not over else ENDED
         yield Step("text.ended", run, key, part)
 
 

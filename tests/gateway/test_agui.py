@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator_free.subjects import run_id
+from tests.gateway.identity import bearer, guard, guarded, token
 from tests.gateway.test_chat import ANSWER, SUBAGENTS, WHOLE, App, running
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator_free import Broker
+
+__all__ = ["guard", "guarded", "token"]  # fixtures
 
 KINDS = ("agui1", "agui0", "copilotkit", "tanstack")
 
@@ -307,13 +310,39 @@ async def test_an_answer_that_waits_for_somebody_else_is_not_interrupted(
         text = ""
         async for piece in response.aiter_text():
             text += piece
-            if '"name":"ask"' in text and "bob" not in [one["by"] for one in (await session.view())["asks"]]:
-                for ask in (await session.view())["asks"]:
-                    if ask["status"] == "open":
-                        await ann.as_member("bob").session(thread).asks.answer(ask["ask"], "approve")
+            for ask in (await session.view())["asks"] if '"name":"ask"' in text else ():
+                if ask["status"] == "open":
+                    await ann.as_member("bob").session(thread).asks.answer(ask["ask"], "approve")
 
     assert '"delta":"Yes."' in text
     assert '"interrupt"' not in text
+
+
+async def test_who_may_not_answer_is_not_interrupted_and_answers_nothing(
+    guarded: Any, ann: Broker, programs: Any, token: Any, fresh: Callable[[str], str]
+) -> None:
+    """A token without `approve` sees the run go on when somebody else has answered; its own `resume` is refused."""
+    thread, agent = fresh("thread"), fresh("agent")
+    programs.agent(agent, 'await run.text("Yes." if await run.approve("Ok?") else "No.")')
+    session = ann.session(thread)
+    await session.create(agents=[agent])
+    said = {"id": "u", "role": "user", "content": "hi"}
+    body = {"threadId": thread, "runId": "r-1", "protocolVersion": "1.0", "messages": [said]}
+    headers, text = bearer(token("carol", thread, cap={"read", "write"})), ""
+    async with guarded.http.stream("POST", "/api/agui", json=body, headers=headers, timeout=60) as response:
+        async for piece in response.aiter_text():
+            text += piece
+            for ask in (await session.view())["asks"] if '"name":"ask"' in text else ():
+                if ask["status"] == "open":
+                    entry = {"interruptId": f"{ask['ask']}~0", "status": "resolved", "payload": True}
+                    more = {"runId": "r-2", "resume": [entry]}
+                    refused = await guarded.http.post("/api/agui", json=body | more, headers=headers)
+                    assert (refused.status_code, "'approve'" in refused.text) == (403, True)
+                    await session.asks.answer(ask["ask"], "approve")
+
+    assert '"delta":"Yes."' in text
+    assert '"interrupt"' not in text
+    assert (await session.view())["asks"][0]["by"] == ["ann"]
 
 
 async def test_what_answers_no_interrupt_is_refused_clearly(

@@ -289,9 +289,12 @@ await run.text("Yes." if decision else "No.")
 
 
 async def test_the_websocket_transport_streams_resumes_and_its_abort_cancels(
-    app: Any, ann: Broker, chat: str, eventually: Any
+    app: Any, ann: Broker, programs: Any, fresh: Callable[[str], str], eventually: Any
 ) -> None:
     """Stock `WebSocketChatTransport`: going away cancels nothing, a stop does, for everybody."""
+    chat, agent = fresh("chat"), fresh("agent")
+    programs.agent(agent, ANSWER.replace("0.02", "0.08"))  # as long as another client may take to begin
+    await ann.session(chat).create(agents=[agent])
     async with app("ai7", chat, query="/socket", scheme="ws") as first:
         whole = await first.do("send", "one")
         first.begin("begin", "send", "two")

@@ -123,9 +123,10 @@ class AgUi(Resource):
         self, request: Request, session: str, sender: str, input: str, *, modern: bool, resumed: str = ""
     ) -> EventStream:
         """Return the telling of an answer to who asks, from where they stand."""
-        viewer = speaker(request, request.query_params.get("member"), "member")
         cursor = request.headers.get("last-event-id", "")
-        return EventStream(session, sender, input, modern=modern, cursor=cursor, viewer=viewer, resumed=resumed)
+        return EventStream(
+            session, sender, input, modern=modern, cursor=cursor, viewer=_viewer(request), resumed=resumed
+        )
 
     async def _resume(self, request: Request, said: RunBody, member: str) -> Any:
         """Take what a person says to the interrupts of a run, and stream the answer on from there."""
@@ -194,7 +195,7 @@ class AgUi(Resource):
         seen = await self.seen(request, channel)
         member = speaker(request, request.query_params.get("member"), "member")
         modern = said.version is not None
-        thread = _Thread(seen.fold, await self.whole(seen), said.thread, member, modern=modern)
+        thread = _Thread(seen.fold, await self.whole(seen), said.thread, _viewer(request), modern=modern)
         return answered(channel, thread.tell, member, (_EXPOSED,))
 
     async def info(self, request: Request) -> Response:
@@ -262,6 +263,12 @@ class _Thread:
 def _token(run: str) -> str:
     """Return the input's id: the run's, so that asking again asks once."""
     return str(repeat_id(run, None))
+
+
+def _viewer(request: Request) -> str:
+    """Return who reads, if they may answer; else nobody, whom no answer is interrupted for."""
+    member = speaker(request, request.query_params.get("member"), "member")
+    return member if "approve" in caller(request).capabilities else ""
 
 
 def _interrupted(fold: Fold, interrupt: str) -> tuple[tuple[str, str], str]:
