@@ -60,7 +60,7 @@ def gone_on(kind: Any, source: tuple[str, str], stream: Stream, fold: Fold) -> E
         return None
     again = stream_of(kind, source, resumed=f"r{fold.sequence}", behind=stream.answer.cursor)
     assert isinstance(again, EventStream)
-    return None if again._turn(fold) else again
+    return None if any(ask["ask"] in stream.answer._asks for _, ask in again._turn(fold)) else again
 
 
 def event_of(kind: str, body: Message, sequence: int, *, member: str, target: str = "", id: str = "") -> Event:
@@ -266,8 +266,10 @@ def waiting_run(doings: list[tuple[str, int]]) -> list[Event]:
         by = {"by": f"h{number}"} if number else {}
         match what:
             case "again":
-                attempt, asked = attempt + 1, ""
+                attempt += 1
                 add("run", {"type": "run.started", "attempt": attempt, "input": "ann/i0"})
+                if asked:  # it meets the ask of the attempt before
+                    add("run", {"type": "run.waiting", "reason": "approval", "ask": asked})
             case "answer" if asked:
                 add("answer", {"type": "answer", "value": "yes"}, member="ann", id=asked)
                 add("run", {"type": "run.working"})

@@ -76,9 +76,9 @@ class EventStream:
             self._live.update(step.key for step in self.answer.begun(fold))
         if not self._begun:
             self._begun = True
-            yield self.answer.cursor, self._start(fold)
-            for step in self.answer.begun(fold) if self._resumed else ():
-                yield from self._told(fold, step)
+            again = [event for step in self.answer.begun(fold) for event in self._events(fold, step)]
+            for number, event in enumerate([self._start(fold), *again]):
+                yield (self.answer.cursor if number == len(again) else ""), event
         for step in self.answer.advance(fold):
             yield from self._told(fold, step)
         if self.modern and self._viewer and not self.answer.ended and (asks := self._turn(fold)):

@@ -123,6 +123,18 @@ async def test_what_is_too_large_for_a_message_becomes_a_file(working: Any) -> N
     assert file["size"] > len(large)
 
 
+async def test_an_error_too_large_for_a_message_becomes_a_file(working: Any) -> None:
+    """The call shows its beginning, and where the rest is."""
+    async with working(handler(("call", "c1", "fetch", {"url": "u"}), ("failed", "c1", "no" * 1_000_000))) as work:
+        run = await work.ask()
+
+    (tool,), (file,) = parts(run, "tool"), parts(run, "file")
+    assert (run["status"], tool["status"]) == ("done", "error")
+    assert tool["error"].startswith("nono")
+    assert tool["error"].endswith(f"(whole in {file['name']})")
+    assert file["size"] > 2_000_000
+
+
 async def test_what_the_handler_writes_before_and_after_keeps_its_place(working: Any) -> None:
     """A stream's parts stand between them, under names of their own, however often it publishes."""
 

@@ -296,6 +296,41 @@ await run.text(again.value)
         assert {message["content"] for message in one["messages"] if message["role"] == "assistant"} == whole
 
 
+async def test_a_run_that_goes_on_behind_an_interrupt_is_resumed_at_any_gateway(
+    gateway: Any, serve: Any, ann: Broker, programs: Any, fresh: Callable[[str], str]
+) -> None:
+    """Its `x-stream-url` and `Last-Event-ID`, behind any frame: the same run of the protocol, and the rest of the text."""
+    thread, agent = fresh("thread"), fresh("agent")
+    programs.agent(agent, """
+await run.text("May I? ")
+await run.approve("Ok?")
+for number in range(20):
+    await run.text(f"w{number} ")
+""")  # fmt: skip
+    await ann.session(thread).create(agents=[agent])
+    said = {"id": "u", "role": "user", "content": "hi"}
+    body = {"threadId": thread, "runId": "r-1", "protocolVersion": "1.0", "messages": [said]}
+
+    def told(text: str) -> list[dict[str, Any]]:
+        return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
+
+    first = told((await gateway.http.post("/api/agui", json=body, timeout=60)).text)
+    (interrupt,) = first[-1]["outcome"]["interrupts"]
+    resume = [{"interruptId": interrupt["id"], "status": "resolved", "payload": "approve"}]
+    second = await gateway.http.post("/api/agui", json=body | {"runId": "r-2", "resume": resume}, timeout=60)
+    frames = [frame for frame in second.text.split("\n\n") if "data: " in frame]
+    texts = set()
+    async with serve() as other:
+        for count in range(1, len(frames), 3):
+            headers = {"last-event-id": frames[count - 1].partition("\n")[0].removeprefix("id: ")}
+            rest = await other.http.get(second.headers["x-stream-url"], headers=headers, timeout=60)
+            events = told("\n\n".join(frames[:count])) + told(rest.text)
+            texts.add("".join(event["delta"] for event in events if event["type"] == "TEXT_MESSAGE_CONTENT"))
+            assert [event["runId"] for event in events if event["type"].startswith("RUN_")] == ["r-2", "r-2"]
+
+    assert texts == {"".join(f"w{number} " for number in range(20))}
+
+
 async def test_an_answer_that_waits_for_somebody_else_is_not_interrupted(
     gateway: Any, ann: Broker, programs: Any, fresh: Callable[[str], str]
 ) -> None:
