@@ -29,6 +29,7 @@ from orchestrator_free.brokerdir.plan import (
     parse_plan,
     render_plan,
 )
+from orchestrator_free.contract.roles import MAKERS
 from orchestrator_free.embedded.server import ServerSettings, free_port
 from orchestrator_free.errors import InvalidInput
 from orchestrator_free.subjects import check_name
@@ -224,7 +225,12 @@ class BrokerFolder:
             "ORCHESTRATOR_FREE_NKEY": str(self.seed(tenant, name)),
             "ORCHESTRATOR_FREE_INBOX": f"_INBOX.{name}",
         }
-        return found | ({"ORCHESTRATOR_FREE_CA": str(self.authority)} if self.authority else {})
+        found |= {"ORCHESTRATOR_FREE_CA": str(self.authority)} if self.authority else {}
+        user = self.plan.tenant(tenant).user(name)
+        if user is not None and user.role in MAKERS:  # whoever comes first makes the streams, for good
+            isolated = "yes" if self.plan.isolated else "no"
+            found |= {"ORCHESTRATOR_FREE_ISOLATED": isolated, "ORCHESTRATOR_FREE_SHARDS": str(self.plan.shards)}
+        return found
 
     def options(self, tenant: str, name: str) -> dict[str, Any]:
         """Return the arguments with which `broker.connect` connects as a user."""

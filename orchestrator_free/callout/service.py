@@ -24,6 +24,7 @@ from orchestrator_free.brokerdir.running import bind
 from orchestrator_free.brokerdir.seeds import read_seed
 from orchestrator_free.callout import envelopes
 from orchestrator_free.callout.grants import Grant, grant_of, user_claims
+from orchestrator_free.contract.roles import MAKERS
 from orchestrator_free.errors import BrokerError, InvalidInput, NotAuthenticated, TokenExpired
 from orchestrator_free.identity.tokens import Verifier
 from orchestrator_free.jetstream import Wire, WireOptions
@@ -156,15 +157,19 @@ class CalloutService:
         return Grant(tenant=tenant.name, member=user.name, role=user.role, sessions=user.sessions, issued=0, expires=0)
 
     async def _bind(self, grant: Grant) -> None:
-        """Give an agent a queue of its own sessions before it comes in: it may not make one, nor change it.
+        """Make at the broker what somebody must not make, or could make otherwise, before they come in.
+
+        That is the queue of an agent that is for some sessions; and the streams, which the plan says how to make: who
+        has a token does not know, and who has a key is told.
 
         Raises:
-            BrokerError, InvalidInput: that cannot be done, so it must not come in.
+            BrokerError, InvalidInput: that cannot be done, so they must not come in.
         """
-        about = grant.name, grant.sessions
-        if grant.sessions and about not in self._bindings:
+        agents = {grant.member: grant.sessions} if grant.sessions else {}
+        about = (grant.name if agents else grant.tenant), grant.sessions
+        if (agents or (grant.expires and grant.role in MAKERS)) and about not in self._bindings:
             async with asyncio.timeout(_BIND_SECONDS):
-                await bind(self._folder, grant.tenant, {grant.member: grant.sessions})
+                await bind(self._folder, grant.tenant, agents)
             self._bindings.add(about)
 
     def _refuse(self, outcome: str, error: Exception, host: str) -> dict[str, str]:

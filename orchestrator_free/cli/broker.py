@@ -16,7 +16,7 @@ from orchestrator_free.brokerdir.running import embedded, kick, prepare, reload
 from orchestrator_free.cli.auditing import audited, written_down
 from orchestrator_free.cli.options import AsJson, err, out, run, write_json
 from orchestrator_free.contract import stream_name
-from orchestrator_free.errors import BrokerError, InvalidInput
+from orchestrator_free.errors import BrokerError, InvalidInput, PermissionDenied
 from orchestrator_free.operations.backup import stream_info
 
 PRODUCTION: Final = "https://nats.io/download/"
@@ -268,8 +268,9 @@ async def _tell(
 ) -> None:
     """Say what changed, let a running broker take it, and print how the new one connects."""
     taken = await reload(there) if told else None
+    later = ""
     if taken and tenant:
-        await prepare(there, tenant)
+        later = await _prepared(there, tenant)
     if taken:
         await write_down(there)
     if as_json:
@@ -278,7 +279,7 @@ async def _tell(
     for line in told or ["nothing to change"]:
         err.print(line, highlight=False, markup=False)
     if told:
-        err.print(_TAKEN if taken else _LATER, highlight=False)
+        err.print((_TAKEN if taken else _LATER) + later, highlight=False)
     if environment:
         out.print(
             " ".join(f"{key}={value}" for key, value in environment.items()),
@@ -286,6 +287,17 @@ async def _tell(
             markup=False,
             soft_wrap=True,
         )
+
+
+async def _prepared(there: BrokerFolder, tenant: str) -> str:
+    """Make what a tenant needs; where nobody lets its gateway in yet, return what that means."""
+    try:
+        await prepare(there, tenant)
+    except PermissionDenied:
+        if there.plan.callout is None or tenant == MAIN:
+            raise
+        return "; no callout service lets anybody in yet: run `orchestrator-free callout`"
+    return ""
 
 
 async def write_down(there: BrokerFolder) -> None:

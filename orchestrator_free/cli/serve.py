@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.text import Text
 
 from orchestrator_free.broker import Broker, connect, stream_settings
+from orchestrator_free.brokerdir.plan import MAIN
 from orchestrator_free.cli import support
 from orchestrator_free.cli.guarding import (
     LOCAL,
@@ -40,6 +41,7 @@ from orchestrator_free.cli.options import EXIT_FAILED, AsJson, Replicas, Shards,
 from orchestrator_free.cli.render import clean, render_head, render_view
 from orchestrator_free.cli.upstream import (
     BrokerDir,
+    OfTenant,
     Secure,
     Tls,
     TlsCertificate,
@@ -150,6 +152,7 @@ def up(
     tls_certificate: TlsCertificate = None,
     tls_key: TlsKey = None,
     broker_dir: BrokerDir = None,
+    tenant: OfTenant = MAIN,
     secure: Secure = False,
 ) -> None:
     """Run a broker (unless you bring one) and a gateway, until you stop them."""
@@ -163,8 +166,9 @@ def up(
             unguarded=open_, origins=allow_origin or (), proxies=trust_proxy or (), metrics=metrics, limits=limit or (),
         ).audited(audit).lingering(linger).streaming(long_poll_seconds, append_mib)  # fmt: skip
         used, shown = choose(
-            broker, settings, monitor_url, folder=broker_dir, secure=secure, tls=tls, own=(tls_certificate, tls_key)
-        )
+            broker, settings, monitor_url, folder=broker_dir, tenant=tenant, secure=secure, tls=tls,
+            own=(tls_certificate, tls_key),
+        )  # fmt: skip
         async with (
             used as upstream,
             reach.connect(

@@ -35,6 +35,7 @@ BrokerDir = Annotated[
         rich_help_panel=_TLS,
     ),
 ]  # fmt: skip
+OfTenant = Annotated[str, typer.Option("--tenant", help="Of the folder: whose gateway it is.", rich_help_panel=_TLS)]
 Secure = Annotated[
     bool,
     typer.Option("--secure", help="Such a folder, made where it is missing, and https.", rich_help_panel=_TLS),
@@ -62,12 +63,14 @@ class Upstream:
     access: Access = field(default_factory=Access)
     streams: StreamSettings | None = None
     folder: BrokerFolder | None = None
+    tenant: str = MAIN
 
     def told(self, *, external: bool) -> list[str]:
         """Return what a person has to know of it."""
         lines = [f"broker  [bold]{self.url}[/]  durability {self.durability}"]
         if self.folder is not None:
-            lines.append(f"agents, services:  orchestrator-free broker agent NAME -d {self.folder.path}")
+            of = "" if self.tenant == MAIN else f" --tenant {self.tenant}"
+            lines.append(f"agents, services:  orchestrator-free broker agent NAME{of} -d {self.folder.path}")
         elif not external and self.url != DEFAULT_URL:
             variables = {"ORCHESTRATOR_FREE_URL": self.url, **access_environment(self.access)}
             lines.append(
@@ -104,6 +107,7 @@ async def embedded_or(
 @asynccontextmanager
 async def of_folder(folder: BrokerFolder, tenant: str = MAIN, binary: str = "nats-server") -> AsyncIterator[Upstream]:
     """Use the broker of a folder: the one that runs there, or an embedded one; as the gateway of a tenant."""
+    folder.plan.tenant(tenant)
     options: dict[str, Any] = folder.options(tenant, GATEWAY)
     access = Access(nkey_seed=options["nkey_seed"], ca=options["ca"])
     async with AsyncExitStack() as stack:
@@ -116,7 +120,7 @@ async def of_folder(folder: BrokerFolder, tenant: str = MAIN, binary: str = "nat
         plan, streams = folder.plan, running.stream_settings(folder)
         await running.prepare_all(folder)
         monitor = f"http://127.0.0.1:{plan.monitor_port}"
-        yield Upstream(folder.url, monitor, plan.durability, server, access, streams, folder)
+        yield Upstream(folder.url, monitor, plan.durability, server, access, streams, folder, tenant)
 
 
 @asynccontextmanager
@@ -132,7 +136,7 @@ async def _started(settings: ServerSettings) -> AsyncIterator[EmbeddedServer]:
 
 def choose(
     external: str | None, settings: ServerSettings, monitor_url: str | None,
-    *, folder: Path | None, secure: bool, tls: bool, own: tuple[Path | None, Path | None],
+    *, folder: Path | None, tenant: str, secure: bool, tls: bool, own: tuple[Path | None, Path | None],
 ) -> tuple[AbstractAsyncContextManager[Upstream], dict[str, Any]]:  # fmt: skip
     """Return the broker to use, not yet started, and what makes the gateway speak https, if it is to.
 
@@ -143,7 +147,9 @@ def choose(
     encrypted = tls or secure or own != (None, None)
     shown = _https(own, (settings.data if there is None else there.path) / TLS) if encrypted else {}
     if there is not None:
-        return of_folder(there, binary=settings.binary), shown
+        return of_folder(there, tenant, binary=settings.binary), shown
+    if tenant != MAIN:
+        raise InvalidInput("--tenant is one of a broker's folder: pass --broker-dir")
     return embedded_or(external, _with_tls(settings) if tls and not external else settings, monitor_url), shown
 
 

@@ -170,6 +170,9 @@ _CORE: Final = (
 #: roles that can be narrowed to some sessions
 NARROW: Final = ("agent", "isolated")
 
+#: roles that make the streams where they are missing, and so have to know how
+MAKERS: Final = ("core", "operator")
+
 ROLES: Final[dict[str, Role]] = {
     "core": Role(
         about="The gateway and the monitor: publishes for people, so it may use every member's name.",

@@ -21,6 +21,7 @@ import pytest
 from nacl.public import PrivateKey
 
 from orchestrator_free import connect, contract
+from orchestrator_free.broker import stream_settings
 from orchestrator_free.brokerdir import BrokerFolder
 from orchestrator_free.brokerdir.plan import Plan, Tenant
 from orchestrator_free.brokerdir.running import embedded, kick, prepare, reload, system
@@ -295,6 +296,21 @@ async def test_a_tenant_that_is_added_counts_at_once(served: Place) -> None:
     assert await reload(served.folder)
     await prepare(served.folder, "late")
     await asyncio.wait_for(_until_in(served, served.token(tenant="late")), 30)
+
+
+async def test_streams_are_made_as_the_plan_says_whoever_comes_first(served: Place) -> None:
+    """By token, and by key with the environment that is printed: without roll-ups, with which an agent could wipe."""
+    for name in ("by-token", "by-key"):
+        served.folder.add_tenant(name)
+    assert await reload(served.folder)
+    await asyncio.wait_for(_until_in(served, served.token(tenant="by-token")), 30)
+    printed = served.folder.environment("by-key", "gateway")
+    async with connect(**served.folder.options("by-key", "gateway"), settings=stream_settings(printed)):
+        pass
+    for name in ("by-token", "by-key"):
+        async with connect(**served.folder.options(name, "operator")) as broker:
+            found = (await broker.log.wire.api("STREAM.INFO.SESSIONS_0"))["config"]
+            assert found["allow_rollup_hdrs"] is False, name
 
 
 async def _until_in(place: Place, token: str) -> None:
