@@ -123,6 +123,15 @@ async def _listening(server: Server) -> AsyncIterator[Server]:
         yield server
 
 
+def _streams(upstream: Upstream, shards: int | None, replicas: int | None) -> StreamSettings | None:
+    """Return how streams are made: as the options say, and where they do not, as the folder or the environment does."""
+    known = upstream.streams or stream_settings()
+    if not shards and not replicas:
+        return known
+    known = known or StreamSettings()
+    return replace(known, shards=shards or known.shards, replicas=replicas or known.replicas)
+
+
 def up(
     data: Data = DATA,
     host: Host = "127.0.0.1",
@@ -157,8 +166,6 @@ def up(
 ) -> None:
     """Run a broker (unless you bring one) and a gateway, until you stop them."""
     settings = ServerSettings(data=data, port=broker_port, durability=durability, binary=nats_server)
-    said = replace(stream_settings() or StreamSettings(), shards=shards, replicas=replicas)
-    streams = said if shards or replicas else None
 
     async def work() -> None:
         guarding = guarding_of(
@@ -172,7 +179,7 @@ def up(
         async with (
             used as upstream,
             reach.connect(
-                "gateway", url=upstream.url, settings=streams or upstream.streams, more=upstream.access
+                "gateway", url=upstream.url, settings=_streams(upstream, shards, replicas), more=upstream.access
             ) as core,
             _gateway(core, host, port, upstream, guarding, **shown) as gateway,
         ):
