@@ -8,7 +8,6 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -17,7 +16,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from orchestrator_free.broker import Broker, connect, stream_settings
+from orchestrator_free.broker import Broker, connect
 from orchestrator_free.brokerdir.plan import MAIN
 from orchestrator_free.cli import support
 from orchestrator_free.cli.guarding import (
@@ -51,7 +50,6 @@ from orchestrator_free.cli.upstream import (
     embedded_or,
     told_of_https,
 )
-from orchestrator_free.contract import StreamSettings
 from orchestrator_free.embedded.server import ServerSettings
 from orchestrator_free.errors import BrokerStartError, InvalidInput, OrchestratorFreeError
 from orchestrator_free.fold import Fold, View
@@ -123,15 +121,6 @@ async def _listening(server: Server) -> AsyncIterator[Server]:
         yield server
 
 
-def _streams(upstream: Upstream, shards: int | None, replicas: int | None) -> StreamSettings | None:
-    """Return how streams are made: as the options say, and where they do not, as the folder or the environment does."""
-    known = upstream.streams or stream_settings()
-    if not shards and not replicas:
-        return known
-    known = known or StreamSettings()
-    return replace(known, shards=shards or known.shards, replicas=replicas or known.replicas)
-
-
 def up(
     data: Data = DATA,
     host: Host = "127.0.0.1",
@@ -179,7 +168,7 @@ def up(
         async with (
             used as upstream,
             reach.connect(
-                "gateway", url=upstream.url, settings=_streams(upstream, shards, replicas), more=upstream.access
+                "gateway", url=upstream.url, settings=upstream.made_with(shards, replicas), more=upstream.access
             ) as core,
             _gateway(core, host, port, upstream, guarding, **shown) as gateway,
         ):

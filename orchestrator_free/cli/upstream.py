@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from orchestrator_free.broker import DEFAULT_URL, Access, access_environment
+from orchestrator_free.broker import DEFAULT_URL, Access, access_environment, stream_settings
 from orchestrator_free.brokerdir import BrokerFolder, certificates, running
 from orchestrator_free.brokerdir.folder import PLAN
 from orchestrator_free.brokerdir.layout import TLS, tls_block
@@ -54,6 +54,7 @@ class Upstream:
         access: how the gateway connects, beside what the options say.
         streams: how its streams are made, if it says so.
         folder: whose broker it is.
+        tenant: whose gateway it is for.
     """
 
     url: str
@@ -64,6 +65,14 @@ class Upstream:
     streams: StreamSettings | None = None
     folder: BrokerFolder | None = None
     tenant: str = MAIN
+
+    def made_with(self, shards: int | None, replicas: int | None) -> StreamSettings | None:
+        """Return how streams are made: as options say, and where they do not, as the folder or the environment does."""
+        known = self.streams or stream_settings()
+        if not shards and not replicas:
+            return known
+        known = known or StreamSettings()
+        return replace(known, shards=shards or known.shards, replicas=replicas or known.replicas)
 
     def told(self, *, external: bool) -> list[str]:
         """Return what a person has to know of it."""
