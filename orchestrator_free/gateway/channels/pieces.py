@@ -64,9 +64,8 @@ class Pieces:
         return Piece(self._once(key, lambda: selection.encode(chosen)), len(chosen), end)
 
     def snapshot(self, position: Position, view: bytes, selection: Selection) -> bytes:
-        """Return a framed `snapshot`: the view of what a selection may see, at a position."""
-        key = (position, selection.sees, selection.form, len(view))
-        return self._once(key, lambda: snapshot_frame(position, view, form=selection.form))
+        """Return a framed `snapshot`: the view of what a selection may see, with the position that stands in it."""
+        return self._once((view, selection.form), lambda: snapshot_frame(position, view, form=selection.form))
 
     def _once(self, key: Hashable, make: Callable[[], bytes]) -> bytes:
         found = self._made.get(key)
