@@ -77,7 +77,7 @@ class _Bar:
 
     def __init__(self) -> None:
         columns = (TextColumn("{task.description}", markup=False), DownloadColumn(), TransferSpeedColumn())
-        self._progress = Progress(*columns, console=err, transient=True)
+        self._progress = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> _Bar:

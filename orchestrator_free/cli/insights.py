@@ -44,7 +44,7 @@ def insights(
         chosen = None if agents is None else {check_name("--agents", name) for name in agents.split(",")}
         start = since_time(since, datetime.now(UTC))
         async with reach.connect("insights") as broker:
-            with Progress(console=err, transient=True) as bar:
+            with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
                 task = bar.add_task("sessions", total=None)
                 found = await read_report(
                     broker, settings, since=start, agents=chosen,

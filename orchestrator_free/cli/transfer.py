@@ -17,7 +17,7 @@ from orchestrator_free.session.archive import export_session, import_session
 
 def _progress() -> Progress:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=err, transient=True)
+    return Progress(*columns, TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal)
 
 
 async def write_export(session: str, to: Path) -> None:

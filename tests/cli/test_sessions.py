@@ -221,7 +221,9 @@ def test_a_deletion_asks_first(command: Any, story: str) -> None:
 def test_a_session_goes_to_a_file_and_comes_back(command: Any, story: str, tmp_path: Path, fresh: Fresh) -> None:
     """The same events under another name; a pipe will do; an archive that is none is refused."""
     copy = fresh("copy")
-    assert command("export", story, "--to", "story.jsonl").code == 0
+    written = command("export", story, "--to", "story.jsonl")
+    assert written.code == 0
+    assert written.err.startswith(f"exported {story} to story.jsonl (")  # no trace of a progress bar in a file
     assert [path.name for path in tmp_path.glob("story*")] == ["story.jsonl"]
     done = command("import", "story.jsonl", "--as", copy, "--json")
     assert done.json[0]["session"] == copy
