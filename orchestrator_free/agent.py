@@ -26,7 +26,7 @@ from orchestrator_free.errors import (
     UnsupportedBroker,
 )
 from orchestrator_free.subjects import ALL, check_name
-from orchestrator_free.working.attempts import AgentOptions, AgentSettings, Handler
+from orchestrator_free.working.attempts import AgentOptions, AgentSettings, Handler, deployed
 from orchestrator_free.working.overlap import check_policy
 from orchestrator_free.working.worker import Worker
 
@@ -79,6 +79,7 @@ class Agent:
         `broker.ACCESS_VARIABLES` says how it authenticates and whom it trusts: ORCHESTRATOR_FREE_NKEY, _CREDENTIALS,
         _TOKEN_FILE, _CA, _CERTIFICATE and _KEY name files, ORCHESTRATOR_FREE_TOKEN is a token. ORCHESTRATOR_FREE_SHARDS
         and _REPLICAS are asked for where the streams are missing, and must agree with those that are there.
+        ORCHESTRATOR_FREE_CONCURRENCY and _GRACE_SECONDS count instead of what the program says.
         """
         from orchestrator_free.logs import configure
 
@@ -97,6 +98,7 @@ class Agent:
         for sign in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(NotImplementedError):  # Windows
                 asyncio.get_running_loop().add_signal_handler(sign, task.cancel)
+        self.settings = deployed(self.settings)
         with contextlib.suppress(asyncio.CancelledError):
             async with connect(url, member=self.name, settings=stream_settings(), **access()) as broker:
                 _log.info("agent ready", agent=self.name, url=broker.log.wire.options.address, pid=os.getpid())

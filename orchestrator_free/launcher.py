@@ -14,6 +14,7 @@ from typing import Final
 from orchestrator_free import logs
 from orchestrator_free.embedded.server import DIE_WITH_PARENT
 from orchestrator_free.errors import InvalidInput
+from orchestrator_free.working.attempts import AgentSettings, deployed
 
 _log = logs.logger("orchestrator_free.launcher")
 
@@ -21,7 +22,8 @@ _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 15.0
 #: a process that lived this long starts its back-off anew
 _STEADY_SECONDS: Final = 30.0
-_STOP_SECONDS: Final = 15.0
+#: beyond what an agent gives its runs
+_STOP_SECONDS: Final = 5.0
 
 
 @dataclass(slots=True)
@@ -65,6 +67,7 @@ class Launcher:
                 raise InvalidInput(f"{str(program)!r} is no file; pass the path of an agent's program")
         if not 1 <= self.replicas <= 1000:
             raise InvalidInput(f"replicas={self.replicas}: expected 1 to 1000")
+        self._stop_seconds = deployed(AgentSettings(), {**os.environ, **self.environment}).grace_seconds + _STOP_SECONDS
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Launcher:
@@ -117,18 +120,18 @@ class Launcher:
         try:
             return await process.wait()
         except asyncio.CancelledError:
-            await _stop(process)
+            await _stop(process, self._stop_seconds)
             raise
         finally:
             replica.pid = None
 
 
-async def _stop(process: asyncio.subprocess.Process) -> None:
+async def _stop(process: asyncio.subprocess.Process, seconds: float) -> None:
     """Ask, wait, then insist."""
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     try:
-        async with asyncio.timeout(_STOP_SECONDS):
+        async with asyncio.timeout(seconds):
             await process.wait()
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):

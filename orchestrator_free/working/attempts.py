@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+import math
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any, Final, TypedDict
@@ -29,6 +31,12 @@ from orchestrator_free.working.stats import AgentStats
 _log = logs.logger("orchestrator_free.agent")
 
 _LEAST: Final = {"concurrency": 1, "max_attempts": 1, "ack_wait_seconds": 1, "grace_seconds": 0, "stall_seconds": 0}
+
+#: what depends on where a process runs rather than on what the agent does: who deploys it may say otherwise
+DEPLOYED: Final = {
+    "concurrency": "ORCHESTRATOR_FREE_CONCURRENCY",
+    "grace_seconds": "ORCHESTRATOR_FREE_GRACE_SECONDS",
+}
 
 Handler = Callable[[Run], Awaitable[None]]
 
@@ -61,6 +69,25 @@ class AgentSettings:
         for name, least in _LEAST.items():
             if (value := getattr(self, name)) < least:
                 raise InvalidInput(f"{name}={value}: expected {least} or more")
+
+
+def deployed(settings: AgentSettings, environment: Mapping[str, str] = os.environ) -> AgentSettings:
+    """Return an agent's settings as the environment of its process has them (`DEPLOYED`).
+
+    Raises:
+        InvalidInput: a variable is no number, or too small.
+    """
+    said: dict[str, Any] = {}
+    for name, variable in DEPLOYED.items():
+        if not (text := environment.get(variable)):
+            continue
+        try:
+            said[name] = int(text) if name == "concurrency" else float(text)
+        except ValueError as error:
+            raise InvalidInput(f"{variable}={text[:20]!r}: expected a number") from error
+        if not _LEAST[name] <= said[name] < math.inf:
+            raise InvalidInput(f"{variable}={text[:20]!r}: expected {_LEAST[name]} or more")
+    return replace(settings, **said)
 
 
 class AgentOptions(TypedDict, total=False):
