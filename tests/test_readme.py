@@ -40,20 +40,25 @@ ready answered
 ! gateway https://127.0.0.1:8080/sessions
 echo all is well
 """
-#: a network of its own, so that the README's ports are free; nothing in it outlives us
+#: a network of its own, so that the README's ports are free; and processes of its own, which the kernel ends with the first
+#: of them, which ends with us: a shell's children do not outlive a test run that is killed
 NAMESPACE = """
 import ctypes, fcntl, os, socket, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
 user, group = os.getuid(), os.getgid()
-libc.unshare(0x10000000 * (user != 0) | 0x40000000) == 0 or sys.exit(77)
+libc.prctl(1, 9)
+libc.unshare(0x10000000 * (user != 0) | 0x60000000) == 0 or sys.exit(77)
 if user:
     open("/proc/self/setgroups", "w").write("deny")
     open("/proc/self/uid_map", "w").write(f"0 {user} 1")
     open("/proc/self/gid_map", "w").write(f"0 {group} 1")
 with socket.socket() as sock:
     fcntl.ioctl(sock, 0x8914, struct.pack("16sh14x", b"lo", 0x49))  # SIOCSIFFLAGS: up, running, loopback
-libc.prctl(1, 9)
-os.execvp(sys.argv[1], sys.argv[1:])
+child = os.fork()
+if not child:
+    libc.prctl(1, 9)
+    os.execvp(sys.argv[1], sys.argv[1:])
+sys.exit(abs(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
 """
 SESSION = """
 set -eu
@@ -138,6 +143,39 @@ def test_what_runs_for_real_works_line_by_line_in_an_empty_folder(tmp_path: Path
     assert found.returncode == 0, said
     assert "all is well" in found.stdout
     assert "Traceback" not in said
+
+
+async def test_nothing_of_a_run_that_is_killed_is_left(eventually: Any) -> None:
+    """SIGKILL to the process that holds a script: its shell, what that has in the background, and their children end."""
+    command = isolated("bash", "-c", "sleep 4071 & (sleep 4072 & wait) & wait")
+    if command[0] == "bash":
+        pytest.skip("no namespaces are to be had here")
+    process = subprocess.Popen(command, start_new_session=True)
+    await eventually(lambda: len(sleepers(process.pid)) == 2, 30)
+    found = sleepers(process.pid)
+    process.kill()
+    process.wait(30)
+    await eventually(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in found), 30)
+
+
+def sleepers(leader: int) -> list[int]:
+    """The pids of the sleeping processes below a process."""
+    entries = [entry for entry in Path("/proc").iterdir() if entry.name.isdecimal() and session_of(entry) == leader]
+    return [int(entry.name) for entry in entries if read(entry / "cmdline").startswith(b"sleep")]
+
+
+def session_of(entry: Path) -> int:
+    """The session of a process, 0 if it is gone."""
+    fields = read(entry / "stat").rpartition(b")")[2].split()
+    return int(fields[3]) if fields else 0
+
+
+def read(path: Path) -> bytes:
+    """What is in a file, nothing if it is gone."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 async def test_a_frameworks_agent_is_one_line_more(ann: Broker, programs: Any, tmp_path: Path) -> None:
