@@ -16,6 +16,7 @@ from orchestrator_free import contract, logs
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import BrokerError, InvalidInput
 from orchestrator_free.lag import living_replicas, survey
+from orchestrator_free.loop import Background
 from orchestrator_free.metrics.families import (
     PREFIX,
     agent_families,
@@ -74,18 +75,15 @@ class Metrics:
         self._families: list[Metric] = []
         self._failures = 0
         self._duration = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
         self.registry.register(self)
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="metrics")
+        self._background.begin(self._run(), "metrics")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        if await self._background.end():
             self.registry.unregister(self)
 
     async def _run(self) -> None:

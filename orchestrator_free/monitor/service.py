@@ -17,6 +17,7 @@ from orchestrator_free import contract, logs
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import BrokerError
 from orchestrator_free.lag import agent_of, living_replicas
+from orchestrator_free.loop import Background
 from orchestrator_free.metrics import Metrics
 from orchestrator_free.monitor.gone import Gone
 from orchestrator_free.monitor.shard import Shard
@@ -74,7 +75,7 @@ class Monitor:
         self._strangers = Strangers(
             broker, self._teller, age_seconds=look.unknown_after_seconds, per_tick=look.inputs_per_tick
         )
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
 
     @property
     def published(self) -> int:
@@ -82,14 +83,11 @@ class Monitor:
         return self._teller.published
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self.run(), name="monitor")
+        self._background.begin(self.run(), "monitor")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await self._background.end()
 
     async def run(self) -> None:
         """Look, again and again, until cancelled."""

@@ -13,6 +13,7 @@ from orchestrator_free import logs
 from orchestrator_free.broker import Broker
 from orchestrator_free.errors import BrokerError, Conflict, OrchestratorFreeError
 from orchestrator_free.jetstream.replies import WRONG_LAST_SEQUENCE
+from orchestrator_free.loop import Background
 from orchestrator_free.steward import duties
 from orchestrator_free.subjects import AT, STEWARD
 
@@ -44,7 +45,7 @@ class Steward:
         self._log = broker.log
         self._sweep_seconds = sweep_seconds
         self._tasks: set[asyncio.Task[None]] = set()
-        self._sweeper: asyncio.Task[None] | None = None
+        self._sweeper = Background()
         self._warned = False
         self.done = 0
         self.refused = 0
@@ -52,12 +53,13 @@ class Steward:
 
     async def __aenter__(self) -> Self:
         self._release = self._log.wire.subscribe(f"{STEWARD}>", self._on_request, queue=_QUEUE)
-        self._sweeper = asyncio.create_task(self._sweep(), name="steward")
+        self._sweeper.begin(self._sweep(), "steward")
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._release()
-        for task in [*self._tasks, *([self._sweeper] if self._sweeper else [])]:
+        await self._sweeper.end()
+        for task in list(self._tasks):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
