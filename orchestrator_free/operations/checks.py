@@ -74,17 +74,28 @@ def _settings(facts: Facts) -> Iterable[Check]:
 
 
 def _durability(facts: Facts) -> Iterable[Check]:
-    config = (facts.jsz or {}).get("config")
-    if config is None:
-        says = facts.errors.get("monitor", "unknown: the broker's HTTP monitor tells it")
-        yield Check("durability", "warning", says, "pass --monitor-url, as http://127.0.0.1:8222")
-    elif config.get("sync_always"):
+    found = _in_force(facts)
+    if not found:
+        says = facts.errors.get(
+            "monitor", "unknown: the broker's HTTP monitor tells it, or a gateway beside its broker"
+        )
+        advice = "pass --monitor-url, as http://127.0.0.1:8222, or --gateway, as http://127.0.0.1:8080"
+        yield Check("durability", "warning", says, advice)
+    elif found == {"fsync"}:
         yield Check("durability", "ok", "fsync: an acknowledged event survives a power cut")
     else:
         says = "interval: safe against a killed process, up to a second and young streams at risk in a power cut"
         yield Check(
             "durability", "warning", says, "set jetstream { sync_interval: always }, as broker/nats-server.conf"
         )
+
+
+def _in_force(facts: Facts) -> set[str]:
+    """Return the durability that is in force: as the broker's monitor says, or else as gateways know it."""
+    config = (facts.jsz or {}).get("config")
+    if config is not None:
+        return {"fsync" if config.get("sync_always") else "interval"}
+    return {str(said.get("durability")) for _, _, said in facts.gateways} & {"fsync", "interval"}
 
 
 def _clock(facts: Facts) -> Iterable[Check]:
