@@ -106,7 +106,7 @@ def make_keys(
 
 
 @token_app.command()
-@audited("token revoke", "member", "id", "everybody")
+@audited("token revoke", "id", "everybody")
 def revoke(
     member: Annotated[str | None, typer.Option(help="Every token made for this member up to now.")] = None,
     token: Annotated[str | None, typer.Option(help="This token; - reads it from standard input.")] = None,
@@ -118,6 +118,7 @@ def revoke(
     async def work() -> None:
         if sum((member is not None, token is not None, id is not None, everybody)) != 1:
             raise InvalidInput("what is revoked? Pass one of --member, --token, --id and --all")
+        remember(whose=member)
         async with reach.connect("token") as broker:
             bucket = AccessBucket(broker.log)
             await bucket.open()

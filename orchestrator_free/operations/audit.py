@@ -210,7 +210,7 @@ def _shown(message: Message) -> dict[str, Any]:
         facts = orjson.loads(message.payload)
     except orjson.JSONDecodeError:
         facts = {"unreadable": True}
-    return {"sequence": message.sequence, "time": message.time, "kind": kind, **about, **facts}
+    return {**facts, "sequence": message.sequence, "time": message.time, "kind": kind, **about}
 
 
 def time_of(text: str) -> datetime:

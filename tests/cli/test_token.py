@@ -138,8 +138,17 @@ async def test_up_with_keys_asks_for_tokens_wherever_it_listens(command: Any, ev
         await eventually(revoked, 20)
         http.headers["authorization"] = f"Bearer {token_of(command, '--member', 'ann', '--session', 'cli-*')}"
         assert (await http.get("/sessions/cli-1")).status_code == 200
+        assert command("token", "revoke", "--member", "ann").code == 0
+        await eventually(revoked, 20)
+        http.headers["authorization"] = f"Bearer {token_of(command, '--member', 'bob', '--session', 'cli-*')}"
+        assert (await http.get("/sessions/cli-1")).status_code == 200
         assert command("token", "revoke", "--all").code == 0
         await eventually(revoked, 20)
+    entries = [json.loads(line) for line in command("audit", "--json").out.splitlines()]
+    written = [one for one in entries if one.get("what") == "token revoke"]
+    assert [(one["outcome"], one["member"], one.get("whose")) for one in written] == [
+        ("done", "token", None), ("done", "token", "ann"), ("done", "token", None)
+    ]  # fmt: skip
 
 
 async def test_up_takes_the_tokens_of_an_identity_provider(command: Any, eventually: Callable[..., Any]) -> None:
